@@ -1,0 +1,33 @@
+"""Binary neural networks without batch normalization, for Keras and Larq.
+
+The method of "BNN - BN = ?" (arXiv 2104.08215): `layers`, `quantizers`, `constraints`,
+`losses` and `optimizers`; its networks in `zoo`; their `training`.
+"""
+
+import importlib
+
+import larq_nobn._compat  # noqa: F401  # isort: skip  (first: it selects Keras 2)
+from larq_nobn import constraints, layers, losses, math, optimizers, quantizers
+from larq_nobn._errors import UserError
+
+__version__ = "0.1.0"
+
+# Loaded on first use: they bring data and plotting libraries along.
+_LAZY = ("callbacks", "saving", "training", "zoo")
+
+__all__ = [
+    "UserError",
+    "constraints",
+    "layers",
+    "losses",
+    "math",
+    "optimizers",
+    "quantizers",
+    *_LAZY,
+]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return importlib.import_module(f"larq_nobn.{name}")
+    raise AttributeError(f"module 'larq_nobn' has no attribute {name!r}")

@@ -1,0 +1,34 @@
+"""The error type for everything that a user can put right."""
+
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A failure that the user can repair: says what was expected, received and the fix.
+
+    It is a `ValueError`, so that library users can catch it as they would in Keras; the
+    command line turns it into one line and exit status 2.
+    """
+
+
+def one_of(
+    what: str, received: object, allowed: Iterable[object], fix: str = ""
+) -> None:
+    """Check that a value is among the allowed ones.
+
+    Args:
+        what: Name of the argument.
+        received: The value to check.
+        allowed: The valid values.
+        fix: What to do; by default "choose one of them".
+
+    Raises:
+        UserError: If `received` is not in `allowed`.
+    """
+    allowed = list(allowed)
+    if not any(received is value or received == value for value in allowed):
+        raise UserError(
+            f"`{what}` must be one of {', '.join(map(repr, allowed))}. "
+            f"Received: {what}={received!r}. "
+            f"Fix: {fix or 'choose one of the names above'}."
+        )

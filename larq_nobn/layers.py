@@ -1,0 +1,412 @@
+"""The layers of batch-norm-free binary networks, on top of Larq's."""
+
+from collections.abc import Sequence
+
+import larq as lq
+import tensorflow as tf
+
+from larq_nobn._registration import register
+from larq_nobn.constraints import check_gamma_and_eps
+from larq_nobn.math import scaled_weight_standardization
+
+
+@register
+class QuantConv2D(lq.layers.QuantConv2D):
+    """Larq's `QuantConv2D` with one more padding: `"symmetric"`.
+
+    TensorFlow's `"same"` puts the odd pixel of a strided convolution at the end;
+    PyTorch pads both sides alike. `padding="symmetric"` is PyTorch's
+    `padding=kernel_size // 2`, which published binary networks use. Padding is applied
+    after the input quantizer, so that zeros stay zeros.
+
+    Args:
+        filters: Number of output channels.
+        kernel_size: Height and width of the kernel.
+        padding: `"valid"`, `"same"` or `"symmetric"`.
+        **kwargs: As in `larq.layers.QuantConv2D`: `strides`, `input_quantizer`,
+            `kernel_quantizer`, `pad_values`, and what Keras's `Conv2D` takes.
+
+    Shapes:
+        Input `(batch, height, width, channels)`; output
+        `(batch, ceil(height / stride), ceil(width / stride), filters)` for `"same"`
+        and `"symmetric"`.
+
+    Raises:
+        ValueError: If `padding` is unknown, or `"symmetric"` with an even kernel.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        *,
+        padding: str = "valid",
+        kernel_quantizer=None,
+        **kwargs,
+    ):
+        if padding not in ("valid", "same", "symmetric"):
+            raise ValueError(
+                "`padding` must be 'valid', 'same' or 'symmetric'. "
+                f"Received: padding={padding!r}."
+            )
+        self._symmetric = padding == "symmetric"
+        # "symmetric" has the output shape of "same", and for stride 1 also its padding.
+        super().__init__(
+            filters,
+            kernel_size,
+            padding="same" if self._symmetric else padding,
+            **kwargs,
+        )
+        # Set here, because Larq warns of starved weights whenever a binary quantizer
+        # comes without a constraint; the reference networks have none.
+        self.kernel_quantizer = lq.quantizers.get_kernel_quantizer(kernel_quantizer)
+        if self._symmetric and not all(size % 2 for size in self.kernel_size):
+            raise ValueError(
+                "`padding='symmetric'` needs an odd kernel size. Received: "
+                f"kernel_size={self.kernel_size}. Fix: use an odd kernel, or 'same'."
+            )
+        if self._symmetric and max(self.strides) > 1 and max(self.kernel_size) > 1:
+            self._is_native_padding = False
+        # Larq sets the quantizer before Keras can track it; a quantizer with weights
+        # (RSign) has to be seen as a sublayer.
+        self.input_quantizer = self.input_quantizer
+
+    def build(self, input_shape):
+        """Create the weights, those of an input quantizer included."""
+        quantizer = self.input_quantizer
+        if isinstance(quantizer, tf.keras.layers.Layer) and not quantizer.built:
+            with tf.name_scope(quantizer.name):
+                quantizer.build(input_shape)
+        super().build(input_shape)
+
+    def _get_spatial_padding_same(self, shape):
+        if not self._symmetric:
+            return super()._get_spatial_padding_same(shape)
+        return [
+            (dilation * (size // 2),) * 2
+            for size, dilation in zip(self.kernel_size, self.dilation_rate, strict=True)
+        ]
+
+    def get_config(self) -> dict:
+        """Return the arguments of the constructor."""
+        config = super().get_config()
+        if self._symmetric:
+            config["padding"] = "symmetric"
+        return config
+
+
+@register
+class ScaledWSConv2D(QuantConv2D):
+    r"""Quantized convolution with scaled weight standardization and a learned gain.
+
+    "BNN - BN = ?" (arXiv 2104.08215), Section 3.2. The kernel that convolves is
+
+    \\[ g \cdot q(\hat w), \quad
+        \hat w = \gamma \, N^{-1/2} \, \frac{w - \mu}{\sigma + \epsilon} \\]
+
+    with \\(g\\) a trainable gain per output channel, \\(q\\) the kernel quantizer (the
+    identity without one) and \\(\mu, \sigma\\) over each output channel's fan-in
+    \\(N\\). Unit-variance inputs, or binary ones, give unit-variance outputs at
+    initialization without any normalization.
+
+    Standardization and quantization run in float32 under mixed precision.
+
+    Args:
+        filters: Number of output channels.
+        kernel_size: Height and width of the kernel.
+        input_quantizer: Larq quantizer of the input; `"approx_sign"` or an `RSign` for
+            binary activations.
+        kernel_quantizer: Larq quantizer of the standardized kernel; `"scaled_sign"`
+            for the paper's binary kernel.
+        gamma: Factor on the standardized kernel; 1 behind a sign.
+        eps: Added to the standard deviation.
+        use_bias: The paper has none.
+        **kwargs: As in `larq_nobn.layers.QuantConv2D`.
+
+    Weights:
+        `kernel` of shape `(height, width, channels, filters)` and `gain` of shape
+        `(1, 1, 1, filters)`, so that adaptive gradient clipping treats each channel's
+        gain as a unit of its own, as the reference does.
+
+    Raises:
+        ValueError: If `gamma` is not positive or `eps` negative, and as in
+            `larq_nobn.layers.QuantConv2D`.
+
+    Example:
+        >>> ScaledWSConv2D(64, 3, padding="symmetric", input_quantizer="approx_sign",
+        ...                kernel_quantizer="scaled_sign")
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        *,
+        gamma: float = 1.0,
+        eps: float = 1e-5,
+        use_bias: bool = False,
+        **kwargs,
+    ):
+        check_gamma_and_eps(gamma, eps)
+        super().__init__(filters, kernel_size, use_bias=use_bias, **kwargs)
+        self.gamma = gamma
+        self.eps = eps
+
+    def build(self, input_shape):
+        """Create `kernel` and `gain`."""
+        super().build(input_shape)
+        self.gain = self.add_weight(
+            name="gain", shape=(1, 1, 1, self.filters), initializer="ones"
+        )
+
+    def add_weight(self, name=None, **kwargs):
+        """Keep kernel and gain in the variable dtype, whatever the compute dtype."""
+        if name in ("kernel", "gain"):
+            kwargs["experimental_autocast"] = False
+        return super().add_weight(name=name, **kwargs)
+
+    def _get_quantizer(self, name: str):
+        """Larq reads the kernel through this function: standardize, then quantize."""
+        if name != "kernel":
+            return None
+        quantize = self.kernel_quantizer
+
+        @lq.utils.set_precision(getattr(quantize, "precision", 32))
+        def standardize_and_quantize(kernel):
+            kernel = tf.convert_to_tensor(kernel)
+            kernel = scaled_weight_standardization(kernel, self.gamma, self.eps)
+            return quantize(kernel) if quantize else kernel
+
+        return standardize_and_quantize
+
+    def convolution_op(self, inputs, kernel):
+        """Convolve with the gain folded into the kernel."""
+        kernel = tf.convert_to_tensor(kernel) * self.gain
+        return super().convolution_op(inputs, tf.cast(kernel, inputs.dtype))
+
+    def get_config(self) -> dict:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "gamma": self.gamma, "eps": self.eps}
+
+
+@register
+class LearnableBias(tf.keras.layers.Layer):
+    """Add a trainable shift per channel: ReActNet's (arXiv 2003.03488) learnable bias.
+
+    Args:
+        initializer: Initial value of the shift.
+        **kwargs: As in every Keras layer.
+
+    Shapes:
+        Input and output `(..., channels)`; weight `bias` of shape `(channels,)`.
+    """
+
+    def __init__(self, initializer="zeros", **kwargs):
+        super().__init__(**kwargs)
+        self.initializer = tf.keras.initializers.get(initializer)
+
+    def build(self, input_shape):
+        """Create the shift."""
+        channels = _channels(self, input_shape)
+        self.bias = self.add_weight(
+            name="bias", shape=(channels,), initializer=self.initializer
+        )
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Add the shift."""
+        return inputs + self.bias
+
+    def compute_output_shape(self, input_shape):
+        """The shape stays."""
+        return input_shape
+
+    def get_config(self) -> dict:
+        """Return the arguments of the constructor."""
+        initializer = tf.keras.initializers.serialize(self.initializer)
+        return {**super().get_config(), "initializer": initializer}
+
+
+@register
+class RSign(lq.quantizers.Quantizer):
+    r"""ReActNet's sign with a trainable threshold per channel.
+
+    \\[ y = \mathrm{sign}(x + b) \\]
+
+    (arXiv 2003.03488, equation 1.) A layer by itself, or the `input_quantizer` of any
+    Larq layer.
+
+    Args:
+        quantizer: The sign and its pseudo-gradient; `"approx_sign"` in the paper.
+        **kwargs: As in every Keras layer.
+
+    Shapes:
+        Input and output `(..., channels)`; weight `bias` of shape `(channels,)`.
+    """
+
+    def __init__(self, quantizer="approx_sign", **kwargs):
+        super().__init__(**kwargs)
+        self.quantizer = lq.quantizers.get(quantizer)
+        self.precision = getattr(self.quantizer, "precision", 32)
+
+    def build(self, input_shape):
+        """Create the threshold."""
+        self.bias = self.add_weight(
+            name="bias", shape=(_channels(self, input_shape),), initializer="zeros"
+        )
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Shift and binarize."""
+        return self.quantizer(inputs + self.bias)
+
+    def get_config(self) -> dict:
+        """Return the arguments of the constructor."""
+        quantizer = lq.quantizers.serialize(self.quantizer)
+        return {**super().get_config(), "quantizer": quantizer}
+
+
+@register
+class RPReLU(tf.keras.layers.Layer):
+    r"""ReActNet's PReLU with shifts before and after.
+
+    \\[ y = \mathrm{PReLU}(x + b_{in}) + b_{out}, \quad
+        \mathrm{PReLU}(z) = \max(z, 0) + a \min(z, 0) \\]
+
+    (arXiv 2003.03488, equation 3.) All three are trainable, one per channel.
+
+    Args:
+        slope_initializer: Initial value of the slope; 0.25 in the reference.
+        **kwargs: As in every Keras layer.
+
+    Shapes:
+        Input and output `(..., channels)`; weights `bias_in`, `slope` and `bias_out` of
+        shape `(channels,)`.
+    """
+
+    def __init__(self, slope_initializer=None, **kwargs):
+        super().__init__(**kwargs)
+        self.slope_initializer = (
+            tf.keras.initializers.Constant(0.25)
+            if slope_initializer is None
+            else tf.keras.initializers.get(slope_initializer)
+        )
+
+    def build(self, input_shape):
+        """Create shifts and slope."""
+        shape = (_channels(self, input_shape),)
+        self.bias_in = self.add_weight("bias_in", shape, initializer="zeros")
+        self.slope = self.add_weight("slope", shape, initializer=self.slope_initializer)
+        self.bias_out = self.add_weight("bias_out", shape, initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Shift, bend, shift."""
+        x = inputs + self.bias_in
+        return tf.where(x >= 0, x, self.slope * x) + self.bias_out
+
+    def compute_output_shape(self, input_shape):
+        """The shape stays."""
+        return input_shape
+
+    def get_config(self) -> dict:
+        """Return the arguments of the constructor."""
+        initializer = tf.keras.initializers.serialize(self.slope_initializer)
+        return {**super().get_config(), "slope_initializer": initializer}
+
+
+@register
+class Scale(tf.keras.layers.Layer):
+    r"""Multiply by a constant: \\(\beta x\\), exact in every dtype.
+
+    "BNN - BN = ?" (arXiv 2104.08215), Section 3.1: \\(\beta\\) brings a block's input
+    back to unit variance. (Keras's `Rescaling` rounds its factor to float32.)
+
+    Args:
+        factor: The constant.
+        **kwargs: As in every Keras layer.
+
+    Shapes:
+        Input and output of any shape.
+    """
+
+    def __init__(self, factor: float, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Multiply."""
+        return inputs * self.factor
+
+    def compute_output_shape(self, input_shape):
+        """The shape stays."""
+        return input_shape
+
+    def get_config(self) -> dict:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "factor": self.factor}
+
+
+@register
+class ScaledAdd(tf.keras.layers.Layer):
+    r"""Join a residual branch and its shortcut: \\(\alpha f + r\\).
+
+    "BNN - BN = ?" (arXiv 2104.08215), Section 3.1: \\(\alpha\\) sets how much variance
+    each block adds.
+
+    Args:
+        alpha: Factor on the first input, the residual branch.
+        **kwargs: As in every Keras layer.
+
+    Shapes:
+        Input `[f, r]`, two tensors of one shape; output of that shape.
+    """
+
+    def __init__(self, alpha: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.alpha = alpha
+
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Return `alpha * f + r`."""
+        residual, shortcut = inputs
+        return (residual if self.alpha == 1 else self.alpha * residual) + shortcut
+
+    def get_config(self) -> dict:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "alpha": self.alpha}
+
+
+@register
+class SymmetricMaxPooling2D(tf.keras.layers.MaxPooling2D):
+    """Max pooling padded alike on both sides, as PyTorch's `padding=pool_size // 2`.
+
+    Args:
+        pool_size: Height and width of the window, odd.
+        strides: Strides; by default the pool size.
+        **kwargs: As in every Keras layer.
+
+    Shapes:
+        Input `(batch, height, width, channels)`; output
+        `(batch, ceil(height / stride), ceil(width / stride), channels)`.
+    """
+
+    def __init__(self, pool_size=3, strides=None, **kwargs):
+        kwargs.pop("padding", None)
+        super().__init__(pool_size, strides, padding="same", **kwargs)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Pad with what never is a maximum, then pool."""
+        pad = [[0, 0], *([size // 2] * 2 for size in self.pool_size), [0, 0]]
+        x = tf.pad(inputs, pad, constant_values=inputs.dtype.min)
+        return tf.nn.max_pool2d(x, self.pool_size, self.strides, "VALID")
+
+
+def _channels(layer: tf.keras.layers.Layer, input_shape) -> int:
+    channels = tf.TensorShape(input_shape)[-1]
+    if channels is None:
+        raise ValueError(
+            f"{type(layer).__name__} has weights per channel, so the last axis of its "
+            f"input must be known. Received: input shape {tuple(input_shape)}. "
+            "Fix: give the input a fixed number of channels."
+        )
+    return channels

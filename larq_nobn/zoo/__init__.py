@@ -1,0 +1,36 @@
+"""The model zoo: networks, their weights, and what goes around them."""
+
+from larq_nobn.zoo.entry_points import (
+    ReActNet18BN,
+    ReActNet18NoBN,
+    ReActNet18Plain,
+    ReActNet34BN,
+    ReActNet34NoBN,
+    ReActNet34Plain,
+    ReActNetBN,
+    ReActNetNoBN,
+    ReActNetPlain,
+)
+from larq_nobn.zoo.models import FAMILIES, create_model, list_models
+from larq_nobn.zoo.preprocessing import decode_predictions, preprocess_input
+from larq_nobn.zoo.torch_import import load_torch_state_dict
+from larq_nobn.zoo.weights import transfer_weights
+
+__all__ = [
+    "FAMILIES",
+    "ReActNet18BN",
+    "ReActNet18NoBN",
+    "ReActNet18Plain",
+    "ReActNet34BN",
+    "ReActNet34NoBN",
+    "ReActNet34Plain",
+    "ReActNetBN",
+    "ReActNetNoBN",
+    "ReActNetPlain",
+    "create_model",
+    "decode_predictions",
+    "list_models",
+    "load_torch_state_dict",
+    "preprocess_input",
+    "transfer_weights",
+]

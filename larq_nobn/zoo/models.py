@@ -1,0 +1,301 @@
+"""The networks: one description per family, every variant an argument or a row."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tensorflow as tf
+
+from larq_nobn._errors import UserError, one_of
+from larq_nobn.layers import SymmetricMaxPooling2D
+from larq_nobn.zoo import weights as zoo_weights
+from larq_nobn.zoo.blocks import (
+    Method,
+    conv,
+    mobile_betas,
+    mobile_block,
+    resnet_unit,
+    stage_betas,
+)
+
+NORMS = ("free", "batch", "none")
+STEMS = ("imagenet", "cifar")
+
+
+@dataclass(frozen=True)
+class ResNet:
+    """The ResNet plan with binary 3×3 convolutions.
+
+    Attributes:
+        units: Residual units per stage.
+        convs: Convolutions per residual unit.
+        react: Whether units have ReActNet's learnable bias and RPReLU.
+        alpha: The published α.
+        width: Channels of the first stage; each further one doubles them.
+    """
+
+    units: tuple[int, ...]
+    convs: int = 1
+    react: bool = True
+    alpha: float = 0.2
+    width: int = 64
+
+    def stride(self, stem: str) -> int:
+        """The product of all strides."""
+        return (4 if stem == "imagenet" else 1) * 2 ** (len(self.units) - 1)
+
+    def features(self, x: tf.Tensor, method: Method, stem: str) -> tf.Tensor:
+        """Apply everything but the head."""
+        method = replace(method, react=self.react)
+        if stem == "imagenet":
+            x = conv(x, method, self.width, 7, strides=2, name="stem")
+            x = SymmetricMaxPooling2D(3, 2, name="stem_pool")(x)
+        else:
+            x = conv(x, method, self.width, 3, name="stem")
+        downsamples = [stage > 0 for stage in range(len(self.units))]
+        betas = stage_betas(self.units, downsamples, method.branch_scale)
+        if method.norm != "free":
+            betas = [[1.0] * count for count in self.units]
+        for stage, count in enumerate(self.units):
+            for unit in range(count):
+                first = unit == 0 and downsamples[stage]
+                x = resnet_unit(
+                    x,
+                    method,
+                    self.width * 2**stage,
+                    stride=2 if first else 1,
+                    downsample=first,
+                    convs=self.convs,
+                    beta=betas[stage][unit],
+                    name=f"stage{stage + 1}_unit{unit + 1}",
+                )
+        return x
+
+
+@dataclass(frozen=True)
+class MobileNet:
+    """ReActNet-A's plan, after MobileNetV1.
+
+    Attributes:
+        multiples: Width of each block in multiples of the stem's.
+        alpha: The published α.
+        width: Channels of the stem.
+    """
+
+    multiples: tuple[int, ...] = (2, 4, 4, 8, 8, 16, 16, 16, 16, 16, 16, 32, 32)
+    alpha: float = 0.2
+    width: int = 32
+
+    def strides(self) -> list[int]:
+        """Stride 2 where the width changes, but not in the first block."""
+        before = (2, *self.multiples)
+        return [
+            1 if new == old else 2
+            for old, new in zip(before, self.multiples, strict=False)
+        ]
+
+    def stride(self, stem: str) -> int:
+        """The product of all strides."""
+        return (2 if stem == "imagenet" else 1) * 2 ** self.strides().count(2)
+
+    def features(self, x: tf.Tensor, method: Method, stem: str) -> tf.Tensor:
+        """Apply everything but the head."""
+        strides = 2 if stem == "imagenet" else 1
+        x = conv(x, method, self.width, 3, strides=strides, name="stem")
+        betas = list(mobile_betas(self.strides(), method.branch_scale))
+        if method.norm != "free":
+            betas = [(1.0, 1.0)] * len(betas)
+        plan = zip(self.multiples, self.strides(), betas, strict=True)
+        for i, (multiple, stride, beta) in enumerate(plan):
+            x = mobile_block(
+                x,
+                method,
+                self.width * multiple,
+                stride=stride,
+                betas=beta,
+                name=f"block{i + 1}",
+            )
+        return x
+
+
+FAMILIES: dict[str, ResNet | MobileNet] = {
+    "reactnet18": ResNet((4, 4, 4, 4)),
+    "reactnet34": ResNet((6, 8, 12, 6)),
+    "reactnet_a": MobileNet(),
+    "birealnet18": ResNet((4, 4, 4, 4), react=False),
+    "xnornet18": ResNet((2, 2, 2, 2), convs=2, react=False),
+}
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` takes."""
+    return list(FAMILIES)
+
+
+def create_model(
+    name: str,
+    *,
+    norm: str = "free",
+    binary_weights: bool = True,
+    binary_downsample: bool = True,
+    stem: str = "imagenet",
+    alpha: float | None = None,
+    input_shape: tuple[int | None, int | None, int] | None = None,
+    input_tensor: tf.Tensor | None = None,
+    num_classes: int = 1000,
+    include_top: bool = True,
+    classifier_activation: str | Callable | None = "softmax",
+    weights: str | None = None,
+    width: int | None = None,
+) -> tf.keras.Model:
+    """Build a binary network of the zoo.
+
+    Args:
+        name: One of `list_models()`.
+        norm: `"free"` for the method of "BNN - BN = ?" (arXiv 2104.08215), `"batch"`
+            for the twin with batch norm, `"none"` for batch norm simply removed.
+        binary_weights: `True` for binary activations and weights (the paper's step 2),
+            `False` for binary activations only (step 1). Both have the same weights.
+        binary_downsample: Whether the 1×1 convolutions on shortcuts have binary weights
+            where the others do. `False` is liuzechun's ReActNet-18.
+        stem: `"imagenet"` (strided) or `"cifar"` (stride 1, no pooling).
+        alpha: Factor on the residual branches of a BN-free network, Section 3.1; by
+            default the published one, 0.2.
+        input_shape: Height, width and channels, by default `(224, 224, 3)` or, with
+            the CIFAR stem, `(32, 32, 3)`. Height and width must be divisible by the
+            product of the network's strides, or `None`.
+        input_tensor: Keras tensor to use as input.
+        num_classes: Number of classes.
+        include_top: Whether to end in pooling and the classifier (the layer
+            `"classifier"`); the last feature map otherwise.
+        classifier_activation: Activation on top; `None` gives logits.
+        weights: `None` for random initialization, the name of a dataset for published
+            weights, or the path of a weights file or saved model.
+        width: Channels of the first stage, for smaller or larger networks.
+
+    Returns:
+        A functional `tf.keras.Model` from images, preprocessed by
+        `zoo.preprocess_input`, to class probabilities of shape `(batch, num_classes)`.
+
+    Raises:
+        UserError: If an argument is wrong, or the weights do not fit.
+
+    Example:
+        >>> model = create_model("reactnet18", stem="cifar", num_classes=10)
+    """
+    one_of("name", name, FAMILIES, fix="choose one of zoo.list_models()")
+    one_of("norm", norm, NORMS)
+    one_of("stem", stem, STEMS)
+    family = FAMILIES[name]
+    alpha = family.alpha if alpha is None else alpha
+    _check_number("alpha", alpha, float, "0.2 is the published value")
+    _check_number("num_classes", num_classes, int, "10 for CIFAR-10, 1000 for ImageNet")
+    if width is not None:
+        _check_number("width", width, int, f"{family.width} is the published value")
+        family = replace(family, width=width)
+    for flag, value in {
+        "binary_weights": binary_weights,
+        "binary_downsample": binary_downsample,
+        "include_top": include_top,
+    }.items():
+        one_of(flag, value, (True, False), fix="pass a bool")
+
+    x = image = _input(family, stem, input_shape, input_tensor)
+    method = Method(norm, binary_weights, binary_downsample, alpha)
+    x = family.features(x, method, stem)
+    if include_top:
+        x = _head(x, num_classes, classifier_activation)
+    if input_tensor is not None:
+        image = tf.keras.utils.get_source_inputs(image)
+    model = tf.keras.Model(image, x, name=f"{name}_{norm}")
+    zoo_weights.load_pretrained(
+        model,
+        weights,
+        zoo_weights.Wanted(
+            name=name,
+            norm=norm,
+            stem=stem,
+            binary_weights=binary_weights,
+            include_top=include_top,
+            num_classes=num_classes,
+        ),
+    )
+    return model
+
+
+def _head(
+    x: tf.Tensor, num_classes: int, activation: str | Callable | None
+) -> tf.Tensor:
+    """Global average pool, dense layer and activation."""
+    bound = x.shape[-1] ** -0.5
+    uniform = tf.keras.initializers.RandomUniform(-bound, bound)
+    x = tf.keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    x = tf.keras.layers.Dense(
+        num_classes,
+        kernel_initializer=uniform,
+        bias_initializer=tf.keras.initializers.RandomUniform(-bound, bound),
+        name="classifier",
+    )(x)
+    # Half precision is too coarse for a softmax over many classes and its logarithm.
+    half = tf.as_dtype(x.dtype).size < 4
+    try:
+        layer = tf.keras.layers.Activation(
+            activation, dtype="float32" if half else None, name="predictions"
+        )
+    except ValueError as error:
+        raise UserError(
+            "`classifier_activation` must be a Keras activation or None for logits. "
+            f"Received: classifier_activation={activation!r}. Fix: 'softmax' or None."
+        ) from error
+    return layer(x)
+
+
+def _input(
+    family: ResNet | MobileNet,
+    stem: str,
+    input_shape: tuple | None,
+    input_tensor: tf.Tensor | None,
+) -> tf.Tensor:
+    """The input tensor, checked against the network's strides."""
+    if input_tensor is not None:
+        if not tf.keras.backend.is_keras_tensor(input_tensor):
+            input_tensor = tf.keras.Input(tensor=input_tensor, name="image")
+        shape = tuple(input_tensor.shape[1:])
+        if input_shape is not None and tuple(input_shape) != shape:
+            raise UserError(
+                "`input_shape` and `input_tensor` must agree. Received: "
+                f"input_shape={tuple(input_shape)}, input_tensor of shape {shape}. "
+                "Fix: leave out input_shape."
+            )
+    else:
+        default = (224, 224, 3) if stem == "imagenet" else (32, 32, 3)
+        shape = default if input_shape is None else input_shape
+    stride = family.stride(stem)
+    try:
+        shape = tuple(None if size is None else int(size) for size in shape)
+        height, width, channels = shape
+        fits = all(s is None or (s > 0 and s % stride == 0) for s in (height, width))
+        fits = fits and channels is not None and channels > 0
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"`input_shape` must be (height, width, channels), height and width "
+            f"multiples of {stride} (the product of the network's strides) or None. "
+            f"Received: {input_shape if input_tensor is None else shape}. Fix: resize "
+            f"or crop the images to a multiple of {stride}"
+            f"{', or use the CIFAR stem' if stem == 'imagenet' else ''}."
+        )
+    if input_tensor is not None:
+        return input_tensor
+    return tf.keras.Input(shape, name="image")
+
+
+def _check_number(what: str, value: Any, kind: type, hint: str) -> None:
+    integral = isinstance(value, int) and not isinstance(value, bool)
+    if not (integral or (kind is float and isinstance(value, float))) or not value > 0:
+        noun = "integer" if kind is int else "number"
+        raise UserError(
+            f"`{what}` must be a positive {noun}. Received: {what}={value!r}. "
+            f"Fix: {hint}."
+        )

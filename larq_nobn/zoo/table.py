@@ -1,0 +1,51 @@
+"""The table of the zoo's networks: what they cost, counted by Larq."""
+
+import tensorflow as tf
+from larq.models import ModelProfile
+
+from larq_nobn.zoo.models import NORMS, create_model, list_models
+
+HEADER = [
+    "model",
+    "norm",
+    "stem",
+    "parameters",
+    "1-bit MACs",
+    "32-bit MACs",
+    "size (1-bit)",
+    "size (float32)",
+]
+
+
+def model_table() -> list[list[str]]:
+    """Count parameters, multiply-accumulates and bytes of every network.
+
+    The ImageNet stem takes 224×224 images and 1000 classes, the CIFAR stem 32×32 and
+    10. MACs and sizes are those of `larq.models.summary`: kernels of binary
+    convolutions count one bit a weight, a gain one 32-bit MAC per output.
+
+    Returns:
+        Rows of strings, the header first.
+    """
+    rows = [HEADER]
+    for name in list_models():
+        for stem, num_classes in (("imagenet", 1000), ("cifar", 10)):
+            for norm in NORMS:
+                model = create_model(
+                    name, norm=norm, stem=stem, num_classes=num_classes
+                )
+                profile = ModelProfile(model)
+                rows.append(
+                    [
+                        name,
+                        norm,
+                        stem,
+                        f"{profile.weight_count() / 1e6:.2f} M",
+                        f"{profile.op_count('mac', 1) / 1e6:.0f} M",
+                        f"{profile.op_count('mac', 32) / 1e6:.1f} M",
+                        f"{profile.memory / 8 / 1e6:.2f} MB",
+                        f"{profile.fp_equivalent_memory / 8 / 1e6:.1f} MB",
+                    ]
+                )
+                tf.keras.backend.clear_session()
+    return rows

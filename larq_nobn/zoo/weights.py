@@ -1,0 +1,208 @@
+"""What `weights=` means, and strict transfer of weights between models."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from larq_nobn._errors import UserError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which network weights are asked for; the arguments are `create_model`'s."""
+
+    name: str
+    norm: str
+    stem: str
+    binary_weights: bool
+    include_top: bool
+    num_classes: int
+
+
+def load_pretrained(
+    model: tf.keras.Model, weights: str | os.PathLike | None, wanted: Wanted
+) -> None:
+    """Load what `create_model(weights=...)` names into a freshly built model.
+
+    Args:
+        model: The model.
+        weights: `None`, the name of a dataset, or a path.
+        wanted: The arguments that the model was built with.
+
+    Raises:
+        UserError: If there are no such weights, or they do not fit the model.
+    """
+    if weights is None:
+        return
+    if not isinstance(weights, (str, os.PathLike)) or not str(weights):
+        raise UserError(
+            "`weights` must be None, the name of a dataset or a path. Received: "
+            f"weights={weights!r}. Fix: None for random initialization."
+        )
+    path = Path(weights)
+    if path.exists():
+        load_file(model, path)
+        return
+    if os.sep in str(weights) or path.suffix:
+        raise UserError(
+            "`weights` must be an existing file or folder. Received: "
+            f"weights={str(weights)!r}, which does not exist from {Path.cwd()}. "
+            "Fix: check the path."
+        )
+    raise UserError(
+        f"No weights are published for {wanted.name} (norm={wanted.norm!r}, "
+        f"stem={wanted.stem!r}) on {str(weights)!r}; published: none yet. Fix: train "
+        "them with a recipe (larq-nobn train training/cifar10_reactnet18.py --out DIR) "
+        "and pass the path, or import a PyTorch checkpoint with "
+        "larq_nobn.zoo.load_torch_state_dict."
+    )
+
+
+def load_file(model: tf.keras.Model, path: Path) -> None:
+    """Load a weights file (HDF5) or a saved model (`.keras`, HDF5, SavedModel).
+
+    Args:
+        model: The model to load into.
+        path: An existing file or folder.
+
+    Raises:
+        UserError: If the file is unreadable or does not fit the model.
+    """
+    what = f"the weights in {path}"
+    if path.suffix == ".keras" or path.is_dir() or _is_full_hdf5_model(path):
+        try:
+            source = tf.keras.models.load_model(path, compile=False)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise _unreadable(path, error) from error
+        transfer_weights(source, model, what)
+        return
+    # Keras's own reader would write as it goes and stop halfway on a mismatch.
+    probe = tf.keras.models.clone_model(model)
+    try:
+        probe.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(
+            f"{what[0].upper()}{what[1:]} do not fit the model {model.name}. Received: "
+            f"{_first_line(error)} Fix: build the model with the arguments that the "
+            "weights were saved with (name, norm, stem, width, num_classes)."
+        ) from error
+    transfer_weights(probe, model, what)
+
+
+def named_weights(model: tf.keras.Model) -> dict[str, tf.Variable]:
+    """A model's weights by `layer/weight` names, independent of the session.
+
+    Args:
+        model: A built model.
+
+    Returns:
+        Dict from names such as `"stem/kernel"` to variables, in the model's order.
+    """
+    named = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            leaf = variable.name.split(":")[0].split("/")[-1]
+            named[f"{layer.name}/{leaf}"] = variable
+    return named
+
+
+def transfer_weights(
+    source: tf.keras.Model, target: tf.keras.Model, what: str = "the weights"
+) -> None:
+    """Copy all weights from one model to another of the same layers.
+
+    Args:
+        source: The model to copy from.
+        target: The model to copy to.
+        what: What the source is, for the error.
+
+    Raises:
+        UserError: If the two differ in names or shapes of weights (with both sides), or
+            a value is not finite. The target is unchanged then.
+    """
+    values = {name: v.numpy() for name, v in named_weights(source).items()}
+    assign_checked(named_weights(target), values, what)
+
+
+def assign_checked(
+    variables: Mapping[str, tf.Variable], values: Mapping[str, np.ndarray], what: str
+) -> None:
+    """Assign values to variables by name: all of them, or none and an error.
+
+    Args:
+        variables: The variables by name.
+        values: Arrays by the same names.
+        what: What the values are, for the error.
+
+    Raises:
+        UserError: On missing, unexpected or misshaped entries, or values that are not
+            finite.
+    """
+    missing = [name for name in variables if name not in values]
+    unexpected = [name for name in values if name not in variables]
+    shapes = [
+        f"{name} (expected {tuple(variables[name].shape)}, got {values[name].shape})"
+        for name in variables
+        if name in values and tuple(variables[name].shape) != values[name].shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {_listed(names)}"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", shapes),
+        )
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"{what} must have exactly the model's {len(variables)} entries. "
+            f"Received: {'; '.join(problems)}. Fix: build the model with the arguments "
+            "of the network that the weights belong to (name, norm, binary_downsample, "
+            "stem, width, num_classes)."
+        )
+    broken = [n for n in variables if not np.all(np.isfinite(_real(values[n])))]
+    if broken:
+        raise UserError(
+            f"{what} must be finite. Received: NaN or infinity in {_listed(broken)}. "
+            "Fix: the training that wrote them diverged or the file is damaged; use an "
+            "earlier checkpoint."
+        )
+    for name, variable in variables.items():
+        variable.assign(values[name])
+
+
+def _real(value: np.ndarray) -> np.ndarray:
+    """NumPy cannot test bfloat16 and the like for finiteness."""
+    return value if value.dtype.kind in "fiub" else value.astype(np.float32)
+
+
+def _listed(names: list[str], most: int = 6) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return text if text.endswith(".") else f"{text}."
+
+
+def _is_full_hdf5_model(path: Path) -> bool:
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return "model_config" in file.attrs
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"`weights` must be a readable HDF5 weights file or Keras model. Received: "
+        f"{path}, {_first_line(error)} Fix: save it again, or check the download."
+    )

@@ -1,0 +1,57 @@
+"""Packaging of larq_nobn."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+root = Path(__file__).parent
+version = re.search(
+    r'__version__ = "(.+)"', (root / "larq_nobn/__init__.py").read_text()
+)[1]
+
+# Larq needs Keras 2: TensorFlow 2.15 is the last to bring it, and the last for which
+# keras-tuner takes Larq's models as they are. It has no wheels for Python 3.12, where
+# newer TensorFlow works with the package tf_keras.
+tensorflow = [
+    "tensorflow>=2.15,<2.16; python_version < '3.12'",
+    "tensorflow>=2.16,<2.19; python_version >= '3.12'",
+    "tf_keras>=2.16,<2.19; python_version >= '3.12'",
+]
+deploy = ["larq-compute-engine>=0.16"]
+tune = ["keras-tuner>=1.4.7"]
+
+setup(
+    name="larq_nobn",
+    version=version,
+    description="Binary neural networks without batch normalization in Keras",
+    long_description=(root / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["larq_nobn", "larq_nobn.*"]),
+    include_package_data=True,
+    python_requires=">=3.10,<3.13",
+    install_requires=[
+        *tensorflow,
+        "larq>=0.14",
+        "larq-zoo>=2.4",
+        "tensorflow-datasets>=4.8",
+        "scikit-learn>=1.3",
+        "matplotlib>=3.7",
+        "numpy>=1.24,<2",
+        "h5py",
+        "tqdm",
+    ],
+    extras_require={
+        "deploy": deploy,
+        "tune": tune,
+        "torch": ["torch>=2.0"],
+        "all": [*deploy, *tune],
+    },
+    entry_points={"console_scripts": ["larq-nobn = larq_nobn.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Operating System :: OS Independent",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
