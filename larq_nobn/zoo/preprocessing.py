@@ -58,7 +58,7 @@ def preprocess_input(
     if not images.shape or images.shape[-1] != len(mean):
         raise UserError(
             f"Images of {dataset} have {len(mean)} channels on the last axis. "
-            f"Received: shape {tuple(images.shape)}. Fix: convert the images, channels last."
+            f"Received: shape {tuple(images.shape)}. Fix: put channels last."
         )
     if not tf.is_tensor(images):
         return (np.asarray(images, np.float32) / np.float32(255) - mean) / std
