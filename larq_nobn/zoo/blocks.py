@@ -19,8 +19,14 @@ from larq_nobn.layers import (
     ScaledWSConv2D,
 )
 
-# PyTorch's default for real kernels: Kaiming uniform with a = sqrt(5).
-_REAL_INIT = tf.keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+def _kernel_initializer(sign: str | None) -> tf.keras.initializers.Initializer:
+    """A new initializer: Keras's, unseeded, repeat their numbers when used again."""
+    if sign:
+        # Scale-free after standardization; the reference starts binary kernels small.
+        return tf.keras.initializers.RandomUniform(0.0, 1e-3)
+    # PyTorch's default for real kernels: Kaiming uniform with a = sqrt(5).
+    return tf.keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
 @dataclass(frozen=True)
@@ -141,10 +147,7 @@ def conv(
         padding="symmetric",
         input_quantizer=sign,
         kernel_quantizer="scaled_sign" if binary else None,
-        # Scale-free after standardization; the reference starts binary kernels small.
-        kernel_initializer=tf.keras.initializers.RandomUniform(0.0, 1e-3)
-        if sign
-        else _REAL_INIT,
+        kernel_initializer=_kernel_initializer(sign),
         use_bias=False,
         name=name,
     )(x)
