@@ -3,16 +3,20 @@
 import larq as lq
 import tensorflow as tf
 
-# Larq looks these up by their bare names when it reads an HDF5 file. Nothing else may
-# have one: our QuantConv2D would take the place of Larq's in every saved Larq model.
-_BY_BARE_NAME = (lq.quantizers.Quantizer, tf.keras.constraints.Constraint)
+# Larq and Keras look these up by their bare names when they read an HDF5 file. Layers
+# must not have one: our QuantConv2D would replace Larq's in every saved Larq model.
+_BY_BARE_NAME = (
+    lq.quantizers.Quantizer,
+    tf.keras.constraints.Constraint,
+    tf.keras.optimizers.Optimizer,
+)
 
 
 def register(cls: type) -> type:
     """Register a class, so that models save and load without `custom_objects`.
 
-    Under the package's name, as Keras wants it; quantizers and constraints under their
-    own, too.
+    Under the package's name, as Keras wants it; quantizers, constraints and optimizers
+    under their own, too.
     """
     cls = tf.keras.utils.register_keras_serializable(package="larq_nobn")(cls)
     if issubclass(cls, _BY_BARE_NAME):

@@ -25,6 +25,14 @@ def approx_sign_grad(x) -> np.ndarray:
     return np.where(np.abs(x) <= 1, 2 - 2 * np.abs(x), 0.0)
 
 
+def agc(g, p, clip_factor, eps=1e-3) -> np.ndarray:
+    """Adaptive gradient clipping in Keras's layout."""
+    axis = tuple(range(g.ndim - 1)) if g.ndim > 1 else None
+    norm = np.sqrt((g**2).sum(axis, keepdims=True))
+    limit = clip_factor * np.maximum(np.sqrt((p**2).sum(axis, keepdims=True)), eps)
+    return np.where(norm >= limit, g * limit / np.maximum(norm, 1e-6), g)
+
+
 def conv2d(x, kernel, strides=(1, 1), padding=(0, 0), pad_value=0.0, dilation=(1, 1)):
     """Convolution of NHWC with HWIO, both sides of an axis padded alike (PyTorch's)."""
     pad = [(0, 0), *((p, p) for p in padding), (0, 0)]
