@@ -19,9 +19,6 @@ from larq_nobn.layers import (
     ScaledWSConv2D,
 )
 
-# PyTorch's default for real kernels: Kaiming uniform with a = sqrt(5).
-_REAL_INIT = tf.keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-
 
 @dataclass(frozen=True)
 class Method:
@@ -107,6 +104,17 @@ def scale(x: tf.Tensor, beta: float, name: str) -> tf.Tensor:
     return x if beta == 1 else Scale(beta, name=name)(x)
 
 
+def _kernel_initializer(behind_sign: bool) -> tf.keras.initializers.Initializer:
+    """The reference's: small for kernels behind a sign, else PyTorch's default.
+
+    That default is Kaiming uniform with a = sqrt(5). A new object each time: Keras's
+    initializers repeat themselves.
+    """
+    if behind_sign:
+        return tf.keras.initializers.RandomUniform(0.0, 1e-3)
+    return tf.keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
 def conv(
     x: tf.Tensor,
     method: Method,
@@ -141,10 +149,7 @@ def conv(
         padding="symmetric",
         input_quantizer=sign,
         kernel_quantizer="scaled_sign" if binary else None,
-        # Scale-free after standardization; the reference starts binary kernels small.
-        kernel_initializer=tf.keras.initializers.RandomUniform(0.0, 1e-3)
-        if sign
-        else _REAL_INIT,
+        kernel_initializer=_kernel_initializer(behind_sign=sign is not None),
         use_bias=False,
         name=name,
     )(x)

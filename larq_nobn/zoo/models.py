@@ -227,12 +227,11 @@ def _head(
     x: tf.Tensor, num_classes: int, activation: str | Callable | None
 ) -> tf.Tensor:
     """Global average pool, dense layer and activation."""
-    bound = x.shape[-1] ** -0.5
-    uniform = tf.keras.initializers.RandomUniform(-bound, bound)
+    bound = x.shape[-1] ** -0.5  # PyTorch's default for dense layers
     x = tf.keras.layers.GlobalAveragePooling2D(name="pool")(x)
     x = tf.keras.layers.Dense(
         num_classes,
-        kernel_initializer=uniform,
+        kernel_initializer=tf.keras.initializers.RandomUniform(-bound, bound),
         bias_initializer=tf.keras.initializers.RandomUniform(-bound, bound),
         name="classifier",
     )(x)

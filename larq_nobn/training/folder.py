@@ -1,0 +1,161 @@
+"""The folder of a run: who may write it, and what it holds at the end."""
+
+import csv
+import dataclasses
+import fcntl
+import io
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from larq_nobn._errors import UserError
+from larq_nobn.training.checkpoint import write_atomically, write_json
+from larq_nobn.training.recipe import Recipe
+
+History = dict[str, list[dict[str, float]]]
+
+
+class RunFolder:
+    """A run's folder, held by one process at a time.
+
+    Args:
+        path: The folder; made if missing.
+        recipe: The recipe that runs in it.
+        resume: Whether to go on with what is in it.
+
+    Raises:
+        UserError: On entering, if another process or another recipe uses the folder.
+        OSError: On entering, if it cannot be written.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe, resume: bool):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self._recipe = recipe
+        self._resume = resume
+
+    def __enter__(self) -> "RunFolder":
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise UserError(
+                "A run needs a folder of its own. Received: "
+                f"{self.path}, in which another process is training. Fix: choose "
+                "another --out, or wait."
+            ) from error
+        try:
+            self._check_settings()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._lock.close()
+
+    def _check_settings(self) -> None:
+        file = self.path / "settings.json"
+        settings = dataclasses.asdict(self._recipe)
+        if not file.exists():
+            write_json(file, settings)
+            return
+        if not self._resume:
+            raise UserError(
+                "A run needs a folder of its own. Received: "
+                f"{self.path}, which holds one already. Fix: choose another --out, or "
+                "go on with that run by --resume."
+            )
+        try:
+            before = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{file} must hold the settings of the run. Received: {error}. "
+                "Fix: start again in another folder."
+            ) from error
+        changed = [
+            f"{key} was {before.get(key)!r}, is {settings.get(key)!r}"
+            for key in sorted({*before, *settings})
+            if before.get(key) != settings.get(key)
+        ]
+        if changed:
+            raise UserError(
+                "A resumed run must keep its settings. Received: "
+                f"{'; '.join(changed)}. Fix: give the settings that the run was "
+                "started with, or choose another --out."
+            )
+
+    def result(self) -> dict[str, Any] | None:
+        """The result, if the run is complete."""
+        file = self.path / "result.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def write_history(self, history: History) -> None:
+        """Write the metrics so far, as JSON and CSV."""
+        write_json(self.path / "history.json", history)
+        table = io.StringIO()
+        rows = [{"step": step, **row} for step in history for row in history[step]]
+        writer = csv.DictWriter(table, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path / "history.csv", table.getvalue().encode())
+
+    def save_model(self, model: tf.keras.Model) -> None:
+        """Save the final network as `model.keras`."""
+        temporary = self.path / ".model.tmp.keras"
+        try:
+            model.save(temporary)
+            temporary.replace(self.path / "model.keras")
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def finish(self, result: dict[str, Any], history: History) -> dict[str, Any]:
+        """Draw the curve and write `result.json`, which marks the run as complete."""
+        from larq_nobn.training.plots import draw_curve
+
+        draw_curve({self._recipe.name: history}, self.path / "curve.png")
+        result = {
+            **result,
+            "settings": dataclasses.asdict(self._recipe),
+            "versions": versions(),
+            "git_revision": git_revision(),
+        }
+        write_json(self.path / "result.json", result)
+        return result
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    import importlib.metadata
+
+    import larq_nobn
+
+    packages = ("keras", "larq", "larq-zoo", "numpy", "tensorflow-datasets")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {
+        "larq_nobn": larq_nobn.__version__,
+        "tensorflow": tf.__version__,
+        "python": platform.python_version(),
+        **found,
+    }
+
+
+def git_revision() -> str | None:
+    """Commit of the source tree, `None` outside one."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
