@@ -128,29 +128,33 @@ def draw_report(
         predictions: Class probabilities of shape `(batch, 10)`.
         path: The PNG.
     """
-    figure = new_figure(13, 5.5)
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.15])
-    axes = left.add_subplot()
-    plot_history(axes, histories)
-    axes.set_title("Binary ReActNet on scikit-learn's digits")
-    axes.set_ylim(bottom=70)
+    figure = new_figure(13, 5.8, layout=None)
+    grid = figure.add_gridspec(
+        5, 17, left=0.075, right=0.99, top=0.85, bottom=0.1, wspace=0.35, hspace=0.6
+    )
+    axes = figure.add_subplot(grid[:, :7])
+    plot_history(axes, histories, lowest=70)
+    axes.set_title("Binary ReActNet on scikit-learn's digits", pad=12)
+
     guesses = predictions.argmax(axis=1)
     wrong = np.flatnonzero(guesses != labels)
-    shown = np.concatenate([wrong, np.flatnonzero(guesses == labels)])[:40]
-    for ax, i in zip(right.subplots(5, 8).flat, np.sort(shown), strict=True):
+    shown = np.concatenate([wrong, np.flatnonzero(guesses == labels)])[:45]
+    for place, i in enumerate(shown):
+        ax = figure.add_subplot(grid[place // 9, 8 + place % 9])
         ax.imshow(images[i, ..., 0], cmap="gray_r")
         ax.set_axis_off()
         fine = guesses[i] == labels[i]
-        text = f"{guesses[i]}" if fine else f"{guesses[i]}, is {labels[i]}"
         ax.set_title(
-            f"{text}  {predictions[i].max():.0%}",
+            f"{guesses[i]}" if fine else f"{guesses[i]}, not {labels[i]}",
             fontsize=9,
             color="#0072B2" if fine else "#D55E00",
         )
-    right.suptitle(
-        f"BN-free, 1-bit weights and activations: all {len(wrong)} mistakes (orange) "
-        f"on {len(labels)} held-out digits, and others",
-        fontsize=10,
+    figure.text(
+        0.745,
+        0.93,
+        f"BN-free, 1-bit weights and activations: {len(wrong)} mistakes (orange, "
+        f"first) on {len(labels)} held-out digits",
+        ha="center",
     )
     save_figure(figure, path)
 

@@ -14,12 +14,15 @@ from larq_nobn.training.checkpoint import write_atomically
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
-def plot_history(axes, histories: Mapping[str, Mapping[str, list[dict]]]) -> None:
+def plot_history(
+    axes, histories: Mapping[str, Mapping[str, list[dict]]], lowest: float = 0.0
+) -> None:
     """Draw test accuracy over the epochs of both steps.
 
     Args:
         axes: Matplotlib axes.
         histories: For each run's name its `history.json`.
+        lowest: Accuracies below, in percent, are cut off.
     """
     for (name, history), colour in zip(histories.items(), COLOURS, strict=False):
         test = [row["test_top1"] for rows in history.values() for row in rows]
@@ -31,19 +34,31 @@ def plot_history(axes, histories: Mapping[str, Mapping[str, list[dict]]]) -> Non
         boundary = len(history["step1"]) + 0.5
     axes.axvline(boundary, color="0.6", linestyle=":", linewidth=1)
     low, high = axes.get_ylim()
+    axes.set_ylim(max(low, lowest), min(high, 100.5))
     style = {"color": "0.4", "fontsize": 8, "va": "bottom"}
-    axes.text(boundary, low, "real weights ", ha="right", **style)
-    axes.text(boundary, low, " binary weights", ha="left", **style)
-    axes.set_ylim(low, min(high, 100.5))
+    place = axes.get_xaxis_transform()
+    axes.text(boundary, 1, "real weights  ", ha="right", transform=place, **style)
+    axes.text(boundary, 1, "  binary weights", ha="left", transform=place, **style)
     axes.set_xlabel("epoch")
     axes.set_ylabel("top-1 (%)\nbold: test, faint: training")
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", frameon=False)
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure that needs no display, whatever the user's Matplotlib backend."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure(
+    width: float, height: float, layout: str | None = "constrained"
+) -> Figure:
+    """A figure that needs no display, whatever the user's Matplotlib backend.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        layout: Matplotlib's layout engine; `None` to place everything by hand.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
