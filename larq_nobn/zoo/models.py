@@ -32,6 +32,8 @@ class ResNet:
         react: Whether units have ReActNet's learnable bias and RPReLU.
         alpha: The published α.
         width: Channels of the first stage; each further one doubles them.
+        add_and_bit: Whether units are A&B BNN's.
+        norms: The values of `norm` that exist.
     """
 
     units: tuple[int, ...]
@@ -39,6 +41,8 @@ class ResNet:
     react: bool = True
     alpha: float = 0.2
     width: int = 64
+    add_and_bit: bool = False
+    norms: tuple[str, ...] = NORMS
 
     def stride(self, stem: str) -> int:
         """The product of all strides."""
@@ -46,7 +50,7 @@ class ResNet:
 
     def features(self, x: tf.Tensor, method: Method, stem: str) -> tf.Tensor:
         """Apply everything but the head."""
-        method = replace(method, react=self.react)
+        method = replace(method, react=self.react, add_and_bit=self.add_and_bit)
         if stem == "imagenet":
             x = conv(x, method, self.width, 7, strides=2, name="stem")
             x = SymmetricMaxPooling2D(3, 2, name="stem_pool")(x)
@@ -80,11 +84,15 @@ class MobileNet:
         multiples: Width of each block in multiples of the stem's.
         alpha: The published α.
         width: Channels of the stem.
+        add_and_bit: Whether blocks are A&B BNN's.
+        norms: The values of `norm` that exist.
     """
 
     multiples: tuple[int, ...] = (2, 4, 4, 8, 8, 16, 16, 16, 16, 16, 16, 32, 32)
     alpha: float = 0.2
     width: int = 32
+    add_and_bit: bool = False
+    norms: tuple[str, ...] = NORMS
 
     def strides(self) -> list[int]:
         """Stride 2 where the width changes, but not in the first block."""
@@ -100,6 +108,7 @@ class MobileNet:
 
     def features(self, x: tf.Tensor, method: Method, stem: str) -> tf.Tensor:
         """Apply everything but the head."""
+        method = replace(method, add_and_bit=self.add_and_bit)
         strides = 2 if stem == "imagenet" else 1
         x = conv(x, method, self.width, 3, strides=strides, name="stem")
         betas = list(mobile_betas(self.strides(), method.branch_scale))
@@ -118,10 +127,16 @@ class MobileNet:
         return x
 
 
+# A&B BNN (arXiv 2403.03739) has no batch norm by definition: it would multiply.
+_AB = {"alpha": 0.25, "add_and_bit": True, "norms": ("free",)}
+
 FAMILIES: dict[str, ResNet | MobileNet] = {
     "reactnet18": ResNet((4, 4, 4, 4)),
     "reactnet34": ResNet((6, 8, 12, 6)),
     "reactnet_a": MobileNet(),
+    "abnet18": ResNet((4, 4, 4, 4), **_AB),
+    "abnet34": ResNet((6, 8, 12, 6), **_AB),
+    "abnet_a": MobileNet(**_AB),
     "birealnet18": ResNet((4, 4, 4, 4), react=False),
     "xnornet18": ResNet((2, 2, 2, 2), convs=2, react=False),
 }
@@ -160,7 +175,7 @@ def create_model(
             where the others do. `False` is liuzechun's ReActNet-18.
         stem: `"imagenet"` (strided) or `"cifar"` (stride 1, no pooling).
         alpha: Factor on the residual branches of a BN-free network, Section 3.1; by
-            default the published one, 0.2.
+            default the published one, 0.2 (A&B BNN: 0.25).
         input_shape: Height, width and channels, by default `(224, 224, 3)` or, with
             the CIFAR stem, `(32, 32, 3)`. Height and width must be divisible by the
             product of the network's strides, or `None`.
@@ -184,9 +199,9 @@ def create_model(
         >>> model = create_model("reactnet18", stem="cifar", num_classes=10)
     """
     one_of("name", name, FAMILIES, fix="choose one of zoo.list_models()")
-    one_of("norm", norm, NORMS)
-    one_of("stem", stem, STEMS)
     family = FAMILIES[name]
+    one_of("norm", norm, family.norms)
+    one_of("stem", stem, STEMS)
     alpha = family.alpha if alpha is None else alpha
     _check_number("alpha", alpha, float, "0.2 is the published value")
     _check_number("num_classes", num_classes, int, "10 for CIFAR-10, 1000 for ImageNet")
