@@ -310,7 +310,9 @@ class RPReLU(tf.keras.layers.Layer):
     def negative_slope(self) -> tf.Tensor:
         r"""\\(a\\), the factor on negative values, of shape `(channels,)`."""
         if self.power_of_two:
-            return tf.pow(tf.cast(2, self.slope.dtype), round_straight_through(self.slope))
+            return tf.pow(
+                tf.cast(2, self.slope.dtype), round_straight_through(self.slope)
+            )
         return tf.convert_to_tensor(self.slope)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

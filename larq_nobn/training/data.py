@@ -15,7 +15,7 @@ from larq_nobn._errors import UserError, one_of
 from larq_nobn.zoo.preprocessing import STATISTICS
 
 # Independent random streams from one seed.
-_CROP, _FLIP = 1, 2
+_CROP, _FLIP, _MIX, _BOX = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,8 @@ def train_batches(
     seed: int,
     epoch: int,
     padding: str = "zero",
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
 ) -> tf.data.Dataset:
     """One epoch of shuffled, augmented and normalized training batches.
 
@@ -153,10 +155,12 @@ def train_batches(
         epoch: Number of the epoch.
         padding: What the random crop fills in: `"zero"` (black, as in the paper) or
             `"reflect"`.
+        mixup: As in `mix`.
+        cutmix: As in `mix`.
 
     Returns:
         Batches `(images, labels)`: float32 of shape `(batch_size, height, width,
-        channels)` and int64 of shape `(batch_size,)`.
+        channels)` and one-hot float32 of shape `(batch_size, classes)`.
 
     Raises:
         UserError: If the batch is larger than the data set.
@@ -175,7 +179,8 @@ def train_batches(
     def batch(index: tf.Tensor, step: tf.Tensor):
         random = augmentation_seed(seed, epoch, step)
         augmented = augment(tf.gather(x, index), random, images.source, padding)
-        return normalize(augmented, images.name), tf.gather(y, index)
+        labels = tf.one_hot(tf.gather(y, index), images.source.num_classes)
+        return mix(normalize(augmented, images.name), labels, random, mixup, cutmix)
 
     indices = tf.data.Dataset.from_tensor_slices(order)
     indices = indices.batch(batch_size, drop_remainder=True)
@@ -197,10 +202,11 @@ def test_batches(images: Images, batch_size: int) -> tf.data.Dataset:
     Returns:
         Batches `(images, labels)` as in `train_batches`.
     """
+    classes = images.source.num_classes
     return (
         tf.data.Dataset.from_tensor_slices(images.test)
         .batch(batch_size)
-        .map(lambda x, y: (normalize(x, images.name), y))
+        .map(lambda x, y: (normalize(x, images.name), tf.one_hot(y, classes)))
         .prefetch(tf.data.AUTOTUNE)
     )
 
@@ -216,6 +222,59 @@ def augmentation_seed(seed: int, epoch: int, step: tf.Tensor) -> tf.Tensor:
     """Seed of one batch's augmentation, of shape `(2,)`."""
     first = tf.constant(seed * 1_000_003 + epoch, tf.int64)
     return tf.stack([first, tf.cast(step, tf.int64)])
+
+
+def _stream(seed: tf.Tensor, stream: int) -> tf.Tensor:
+    return seed + tf.constant([0, stream << 40], tf.int64)
+
+
+def mix(
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    seed: tf.Tensor,
+    mixup: float,
+    cutmix: float,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    r"""Mix each image with the batch's mirror order: mixup or CutMix.
+
+    mixup (arXiv 1710.09412) blends the images, CutMix (arXiv 1905.04899) pastes a box;
+    the labels mix in the same proportion \\(\lambda \sim Beta(\alpha, \alpha)\\), one
+    per batch. With both switched on, each batch draws one of the two.
+
+    Args:
+        images: float32 of shape `(batch, height, width, channels)`.
+        labels: One-hot, of shape `(batch, classes)`.
+        seed: int64 of shape `(2,)`.
+        mixup: \\(\alpha\\) of mixup; 0 for none.
+        cutmix: \\(\alpha\\) of CutMix; 0 for none.
+
+    Returns:
+        Images and labels of the same shapes.
+    """
+    if not mixup and not cutmix:
+        return images, labels
+    height, width = images.shape[1:3]
+    draw = tf.random.stateless_uniform([3], _stream(seed, _BOX), alg="philox")
+    boxed = draw[0] < (0.5 if mixup and cutmix else float(bool(cutmix)))
+    alpha = tf.where(boxed, cutmix or 1.0, mixup or 1.0)
+    # Beta(α, α) from two gammas.
+    gammas = tf.random.stateless_gamma([2], _stream(seed, _MIX), alpha)
+    share = gammas[0] / tf.maximum(tf.reduce_sum(gammas), 1e-30)
+
+    side = tf.sqrt(1 - share)
+    centre = draw[1:] * [height, width]
+    half = side * [height, width] / 2
+    rows = tf.abs(tf.range(height, dtype=tf.float32) + 0.5 - centre[0]) < half[0]
+    columns = tf.abs(tf.range(width, dtype=tf.float32) + 0.5 - centre[1]) < half[1]
+    box = tf.cast(rows[:, None] & columns[None, :], tf.float32)[..., None]
+    # What remains of the image itself, pixel by pixel.
+    keep = tf.where(boxed, 1 - box, tf.fill([height, width, 1], share))
+    share = tf.reduce_mean(keep)
+    other = images[::-1]
+    return (
+        keep * images + (1 - keep) * other,
+        share * labels + (1 - share) * labels[::-1],
+    )
 
 
 def augment(
@@ -241,7 +300,7 @@ def augment(
 
     def random(stream: int, shape, maxval: int) -> tf.Tensor:
         return tf.random.stateless_uniform(
-            shape, seed + [0, stream << 40], 0, maxval, tf.int32, alg="philox"
+            shape, _stream(seed, stream), 0, maxval, tf.int32, alg="philox"
         )
 
     if pad:

@@ -12,7 +12,7 @@ from typing import Any
 
 from larq_nobn._errors import UserError, one_of
 from larq_nobn.training.data import SOURCES
-from larq_nobn.zoo.models import FAMILIES, NORMS, STEMS
+from larq_nobn.zoo.models import FAMILIES, NORMS, STEMS, SURROGATES
 
 SCHEDULES = ("linear", "cosine")
 PADDINGS = ("zero", "reflect")
@@ -46,6 +46,17 @@ class Recipe:
         clip_factor: λ of adaptive gradient clipping; 0 switches clipping off.
         weight_decay: L2 of step 1 on kernels, gains and learnable biases.
         label_smoothing: Label smoothing of the cross-entropy.
+        teacher: `None`, the path of a saved Keras model (one of ours, say) that takes
+            the same normalized images, or `"keras:NAME"` for a network of
+            `keras.applications` with its ImageNet weights.
+        teacher_weight: Share of the distribution loss; the rest is cross-entropy with
+            the labels.
+        surrogate: As in `zoo.create_model`.
+        ema: Momentum of a moving average of the weights, which is then evaluated and
+            published; 0 for none.
+        mixup: α of mixup; 0 for none.
+        cutmix: α of CutMix; 0 for none. With both, each batch draws one of them.
+        flip_test: Average the logits of each test image and its mirror image.
         padding: Border of the random crop, `"zero"` or `"reflect"`.
         seed: Seed of initialization, order and augmentation.
         precision: A Keras dtype policy.
@@ -67,7 +78,14 @@ class Recipe:
     clip_factor: float = 0.02
     weight_decay: float = 1e-5
     label_smoothing: float = 0.0
+    teacher: str | None = None
+    teacher_weight: float = 1.0
+    surrogate: str | None = None
+    ema: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     padding: str = "zero"
+    flip_test: bool = False
     seed: int = 0
     precision: str = "float32"
     limit: int | None = None
@@ -82,11 +100,21 @@ class Recipe:
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("padding", self.padding, PADDINGS)
         one_of("precision", self.precision, PRECISIONS)
+        one_of("surrogate", self.surrogate, (None, *SURROGATES))
         for name in ("epochs", "batch_size", "learning_rate"):
             _check_range(self, name, above=0)
-        for name in ("warmup_epochs", "clip_factor", "weight_decay", "seed"):
+        for name in (
+            "warmup_epochs",
+            "clip_factor",
+            "weight_decay",
+            "mixup",
+            "cutmix",
+            "seed",
+        ):
             _check_range(self, name, at_least=0)
-        _check_range(self, "label_smoothing", at_least=0, below=1)
+        for name in ("label_smoothing", "ema"):
+            _check_range(self, name, at_least=0, below=1)
+        _check_range(self, "teacher_weight", at_least=0, at_most=1)
 
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0 in each step."""
@@ -110,6 +138,7 @@ class Recipe:
             "binary_weights": binary_weights,
             "input_shape": source.input_shape,
             "num_classes": source.num_classes,
+            "surrogate": self.surrogate,
         }
 
     def replace(self, **changes: Any) -> "Recipe":
@@ -216,12 +245,14 @@ def _check_range(
     name: str,
     above: float | None = None,
     at_least: float | None = None,
+    at_most: float | None = None,
     below: float | None = None,
 ) -> None:
     value = getattr(recipe, name)
     bounds = {
         f"above {above}": above is None or value > above,
         f"at least {at_least}": at_least is None or value >= at_least,
+        f"at most {at_most}": at_most is None or value <= at_most,
         f"below {below}": below is None or value < below,
     }
     # NaN fails every comparison.

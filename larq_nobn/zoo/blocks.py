@@ -36,6 +36,8 @@ class Method:
             derivative behind the sign, slopes that are powers of two, and a shortcut
             from in front of β, so that at inference β, positive and followed by a sign,
             can be left out.
+        surrogate: Quantizer of the activations, for another pseudo-gradient than the
+            published one.
     """
 
     norm: str = "free"
@@ -44,6 +46,7 @@ class Method:
     alpha: float = 0.2
     react: bool = True
     add_and_bit: bool = False
+    surrogate: str | None = None
 
     @property
     def branch_scale(self) -> float:
@@ -53,6 +56,8 @@ class Method:
     @property
     def sign(self) -> str:
         """The quantizer of the activations."""
+        if self.surrogate is not None:
+            return self.surrogate
         return "sigmoid_sign" if self.add_and_bit else "approx_sign"
 
     def rprelu(self, x: tf.Tensor, name: str) -> tf.Tensor:

@@ -20,6 +20,7 @@ from larq_nobn.zoo.blocks import (
 
 NORMS = ("free", "batch", "none")
 STEMS = ("imagenet", "cifar")
+SURROGATES = ("approx_sign", "sigmoid_sign", "ste_sign", "swish_sign")
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ def create_model(
     classifier_activation: str | Callable | None = "softmax",
     weights: str | None = None,
     width: int | None = None,
+    surrogate: str | None = None,
 ) -> tf.keras.Model:
     """Build a binary network of the zoo.
 
@@ -187,6 +189,9 @@ def create_model(
         weights: `None` for random initialization, the name of a dataset for published
             weights, or the path of a weights file or saved model.
         width: Channels of the first stage, for smaller or larger networks.
+        surrogate: Sign of the activations, by the pseudo-gradient that it trains with:
+            `"approx_sign"` (the paper's), `"sigmoid_sign"` (A&B BNN's), `"ste_sign"` or
+            `"swish_sign"`. The forward pass is the same; by default the published one.
 
     Returns:
         A functional `tf.keras.Model` from images, preprocessed by
@@ -208,6 +213,8 @@ def create_model(
     if width is not None:
         _check_number("width", width, int, f"{family.width} is the published value")
         family = replace(family, width=width)
+    if surrogate is not None:
+        one_of("surrogate", surrogate, SURROGATES)
     for flag, value in {
         "binary_weights": binary_weights,
         "binary_downsample": binary_downsample,
@@ -216,7 +223,7 @@ def create_model(
         one_of(flag, value, (True, False), fix="pass a bool")
 
     x = image = _input(family, stem, input_shape, input_tensor)
-    method = Method(norm, binary_weights, binary_downsample, alpha)
+    method = Method(norm, binary_weights, binary_downsample, alpha, surrogate=surrogate)
     x = family.features(x, method, stem)
     if include_top:
         x = _head(x, num_classes, classifier_activation)
