@@ -367,7 +367,8 @@ class CoupledWeightDecay(GradientTransformation):
         """Add the decay to one gradient."""
         if self._var_key(variable) not in self._decayed_keys:
             return gradient
-        decay = tf.cast(self.coupled_weight_decay, gradient.dtype)
+        # Not tf.cast of the Python number, which would round it to float32.
+        decay = tf.constant(self.coupled_weight_decay, gradient.dtype)
         return gradient + decay * tf.cast(variable, gradient.dtype)
 
     def get_config(self) -> dict:

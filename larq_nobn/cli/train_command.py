@@ -22,6 +22,16 @@ def add_arguments(parser) -> None:
         "--resume", action="store_true", help="go on from the last checkpoint in --out"
     )
     parser.add_argument(
+        "--distribute",
+        choices=("mirrored", "multiworker"),
+        help="train on all devices of this machine, or on the workers in TF_CONFIG",
+    )
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="record clipping per layer and variance per block, once an epoch",
+    )
+    parser.add_argument(
         "--smoke", action="store_true", help="a few images and epochs, to try a recipe"
     )
 
@@ -34,7 +44,14 @@ def run(args) -> None:
     if args.smoke:
         recipe = recipe.replace(epochs=2, limit=256, batch_size=64, width=8)
     recipe = recipe.replace(**parse_settings(args.set))
-    result = train(recipe, args.out, args.data_dir, args.resume)
+    result = train(
+        recipe,
+        args.out,
+        args.data_dir,
+        resume=args.resume,
+        distribute=args.distribute,
+        trace=args.trace,
+    )
     top1 = result["top1"]
     print(
         f"{result['recipe']}: top-1 {top1['step1']:.2f} % after step 1 (binary "

@@ -5,6 +5,8 @@ number of the augmentation. A run that was interrupted therefore sees the same b
 again when it resumes.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +43,7 @@ SOURCES = {
     "cifar10": Source((32, 32, 3), 10, crop_padding=4, flip=True),
     "cifar100": Source((32, 32, 3), 100, crop_padding=4, flip=True),
     "digits": Source((8, 8, 1), 10, crop_padding=1, flip=False, embedded=True),
+    "imagenet": Source((224, 224, 3), 1000, crop_padding=0, flip=True),
 }
 
 
@@ -64,19 +67,32 @@ class Images:
         """Its row in `SOURCES`."""
         return SOURCES[self.name]
 
+    @property
+    def train_size(self) -> int:
+        """Number of training images."""
+        return len(self.train[0])
 
-def load_images(
-    name: str, data_dir: str | None = None, limit: int | None = None
-) -> Images:
-    """Read a data set into memory.
+    def train_batches(self, *args, **kwargs) -> tf.data.Dataset:
+        """One epoch of training batches; see `train_batches`."""
+        return train_batches(self, *args, **kwargs)
+
+    def test_batches(self, batch_size: int) -> tf.data.Dataset:
+        """The held-out images; see `test_batches`."""
+        return test_batches(self, batch_size)
+
+
+def load_images(name: str, data_dir: str | None = None, limit: int | None = None):
+    """Open a data set: small ones are read into memory, ImageNet stays on disk.
 
     Args:
         name: One of `SOURCES`.
         data_dir: tensorflow-datasets folder; by default `TFDS_DATA_DIR`, or tfds's own.
+            For ImageNet also a folder with `train` and `val`, a folder a class in each.
         limit: Take only so many training images, and as many test images at most.
 
     Returns:
-        The images and labels.
+        An `Images`, or an object with the same `source`, `train_size`, `train_batches`
+        and `test_batches`.
 
     Raises:
         UserError: If the name is unknown, or the data are missing or unreadable.
@@ -87,6 +103,10 @@ def load_images(
             f"`limit` must be a positive number of images. Received: {limit}. "
             "Fix: leave it out to take all."
         )
+    if name == "imagenet":
+        from larq_nobn.training.imagenet import open_imagenet
+
+        return open_imagenet(data_dir, limit)
     parts = _load_digits() if SOURCES[name].embedded else _load_tfds(name, data_dir)
     train, test = ((x[:limit], y[:limit]) for x, y in parts)
     return Images(name, train, test)
@@ -109,6 +129,28 @@ def _load_digits() -> list[tuple[np.ndarray, np.ndarray]]:
 def _load_tfds(name: str, data_dir: str | None) -> list[tuple[np.ndarray, np.ndarray]]:
     import tensorflow_datasets as tfds
 
+    with readable(name, data_dir):
+        builder = tfds.builder(name, data_dir=data_dir)
+        if not Path(builder.data_path).is_dir():
+            builder.download_and_prepare()
+        parts = [
+            tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+            for split in ("train", "test")
+        ]
+    return [(part["image"], part["label"].astype(np.int64)) for part in parts]
+
+
+@contextlib.contextmanager
+def readable(name: str, data_dir: str | None) -> Iterator[None]:
+    """Turn whatever reading through tensorflow-datasets raises into one clear error.
+
+    Args:
+        name: The data set.
+        data_dir: tensorflow-datasets folder, or `None` for the default.
+
+    Raises:
+        UserError: If the folder is missing or the data cannot be read.
+    """
     if data_dir is not None and not Path(data_dir).is_dir():
         raise UserError(
             "`data_dir` must be a tensorflow-datasets folder. Received: "
@@ -118,13 +160,7 @@ def _load_tfds(name: str, data_dir: str | None) -> list[tuple[np.ndarray, np.nda
     # tfds raises whatever its parsers, file systems and downloaders raise.
     failures = (OSError, ValueError, AssertionError, KeyError, tf.errors.OpError)
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        if not Path(builder.data_path).is_dir():
-            builder.download_and_prepare()
-        parts = [
-            tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
-            for split in ("train", "test")
-        ]
+        yield
     except (*failures, ImportError) as error:
         where = data_dir or "tensorflow-datasets' default folder"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -134,7 +170,6 @@ def _load_tfds(name: str, data_dir: str | None) -> list[tuple[np.ndarray, np.nda
             "of prepared data with --data-dir or TFDS_DATA_DIR, or connect to the "
             "network once to download it."
         ) from error
-    return [(part["image"], part["label"].astype(np.int64)) for part in parts]
 
 
 def train_batches(
@@ -166,11 +201,7 @@ def train_batches(
         UserError: If the batch is larger than the data set.
     """
     x, y = images.train
-    if not 0 < batch_size <= len(x):
-        raise UserError(
-            f"`batch_size` must be from 1 to the number of training images, {len(x)}. "
-            f"Received: batch_size={batch_size}. Fix: make it smaller."
-        )
+    check_batch_size(batch_size, len(x))
     order = np.random.default_rng([seed, epoch]).permutation(len(x))
     # Constants: captured once, not copied per batch.
     with tf.device("CPU"):
@@ -190,6 +221,19 @@ def train_batches(
         .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(tf.data.AUTOTUNE)
     )
+
+
+def check_batch_size(batch_size: int, examples: int) -> None:
+    """Check that there is at least one whole batch.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if not 0 < batch_size <= examples:
+        raise UserError(
+            f"`batch_size` must be from 1 to the number of training images, {examples}."
+            f" Received: batch_size={batch_size}. Fix: make it smaller."
+        )
 
 
 def test_batches(images: Images, batch_size: int) -> tf.data.Dataset:

@@ -14,16 +14,23 @@ from larq_nobn import zoo
 from larq_nobn._errors import UserError
 from larq_nobn.layers import LearnableBias, RPReLU, RSign
 from larq_nobn.optimizers import AdaptiveGradientClipping, CoupledWeightDecay
+from larq_nobn.probes import signal_propagation
 from larq_nobn.training import data
 from larq_nobn.training.checkpoint import (
     Checkpoint,
     load_latest,
-    save_checkpoint,
     weights_sha256,
+)
+from larq_nobn.training.distribution import (
+    is_chief,
+    make_strategy,
+    shard,
+    watch_workers,
 )
 from larq_nobn.training.folder import RunFolder
 from larq_nobn.training.progress import Progress
 from larq_nobn.training.recipe import Recipe
+from larq_nobn.training.trainer import Teacher, Trainer, load_teacher
 from larq_nobn.zoo.weights import assign_checked, named_weights
 
 STEPS = ("step1", "step2")
@@ -35,6 +42,8 @@ def train(
     data_dir: str | None = None,
     resume: bool = False,
     verbose: bool = True,
+    distribute: str | None = None,
+    trace: bool = False,
 ) -> dict[str, Any]:
     """Run a recipe: step 1 with real weights, step 2 from its best ones, binary.
 
@@ -47,6 +56,11 @@ def train(
         data_dir: tensorflow-datasets folder.
         resume: Go on from the last intact checkpoint in `out`.
         verbose: Whether to show a progress bar.
+        distribute: `None`, `"mirrored"` (all devices of this machine) or
+            `"multiworker"` (the machines that `TF_CONFIG` names, which share `out`).
+        trace: Whether to record, once an epoch, how much was clipped in each layer and
+            the activations' variance behind each block, to `traces.json` and
+            TensorBoard.
 
     Returns:
         The content of `result.json`.
@@ -56,20 +70,25 @@ def train(
             the training diverged.
         OSError: If the folder cannot be written; the last checkpoint stays.
     """
-    with RunFolder(Path(out), recipe, resume) as folder:
+    strategy = make_strategy(distribute, recipe.batch_size)
+    with RunFolder(Path(out), recipe, resume, is_chief(strategy)) as folder:
         if resume and (result := folder.result()):
             return result
         images = data.load_images(recipe.dataset, data_dir, recipe.limit)
-        return _Run(recipe, folder, images, verbose).run()
+        with watch_workers(strategy):
+            return _Run(recipe, folder, images, strategy, verbose, trace).run()
 
 
-def make_optimizer(recipe: Recipe, model: tf.keras.Model, step: str):
+def make_optimizer(
+    recipe: Recipe, model: tf.keras.Model, step: str, track_clipping: bool = False
+) -> tf.keras.optimizers.Optimizer:
     """The reference's optimizer: clip, then L2 (in step 1), then Adam.
 
     Args:
         recipe: Holds learning rate, λ of clipping and L2.
         model: The network; its layer `"classifier"` is not clipped.
         step: `"step1"` or `"step2"`.
+        track_clipping: Whether to count what is clipped.
 
     Returns:
         A Keras optimizer.
@@ -81,7 +100,10 @@ def make_optimizer(recipe: Recipe, model: tf.keras.Model, step: str):
         )
     if recipe.clip_factor:
         optimizer = AdaptiveGradientClipping(
-            optimizer, recipe.clip_factor, exclude=[model.get_layer("classifier")]
+            optimizer,
+            recipe.clip_factor,
+            exclude=[model.get_layer("classifier")],
+            track_clipping=track_clipping,
         )
     return optimizer
 
@@ -122,19 +144,72 @@ class _State:
         default_factory=lambda: {step: [] for step in STEPS}
     )
     best_top1: float = -1.0
+    traces: dict[str, list[dict[str, Any]]] = dataclasses.field(
+        default_factory=lambda: {step: [] for step in STEPS}
+    )
+
+
+def build_trainer(
+    recipe: Recipe, step: str, teacher: Teacher | None = None, trace: bool = False
+) -> Trainer:
+    """Build and compile the network of one step.
+
+    Args:
+        recipe: The recipe.
+        step: `"step1"` or `"step2"`.
+        teacher: Function from images to the teacher's logits.
+        trace: Whether the optimizer counts what it clips.
+
+    Returns:
+        The compiled network, its optimizer built.
+    """
+    tf.keras.utils.set_random_seed(recipe.seed)
+    model = Trainer(
+        zoo.create_model(
+            **recipe.model_arguments(binary_weights=step == "step2"),
+            classifier_activation=None,
+        ),
+        teacher=teacher,
+        teacher_weight=recipe.teacher_weight,
+        ema=recipe.ema,
+        flip_test=recipe.flip_test,
+    )
+    model.compile(
+        make_optimizer(recipe, model, step, trace),
+        tf.keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=recipe.label_smoothing
+        ),
+        metrics=[tf.keras.metrics.CategoricalAccuracy(name="accuracy")],
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
 
 
 class _Run:
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, images: data.Images, verbose: bool
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        images: data.Images,
+        strategy: tf.distribute.Strategy,
+        verbose: bool,
+        trace: bool,
     ):
         self.recipe = recipe
         self.folder = folder
         self.images = images
+        self.strategy = strategy
+        self.trace = trace
         self.state = _State()
         self.best: dict[str, np.ndarray] = {}
-        self.test = self._one_hot(data.test_batches(images, 4 * recipe.batch_size))
-        self.steps_per_epoch = len(images.train[0]) // recipe.batch_size
+        self.test = shard(images.test_batches(4 * recipe.batch_size))
+        self.teacher = None
+        if recipe.teacher is not None:
+            with strategy.scope():
+                self.teacher = load_teacher(
+                    recipe.teacher, recipe.dataset, images.source.num_classes
+                )
+        self.steps_per_epoch = images.train_size // recipe.batch_size
         per_epoch = self.steps_per_epoch * recipe.batch_size
         self.progress = Progress(
             2 * recipe.epochs * per_epoch, recipe.batch_size, verbose
@@ -143,6 +218,8 @@ class _Run:
     def run(self) -> dict[str, Any]:
         """Do what is left to do of both steps."""
         checkpoint = load_latest(self.folder.checkpoints)
+        # Another sum order in a gradient would flip signs: resumed runs would differ.
+        tf.config.experimental.enable_op_determinism()
         policy = tf.keras.mixed_precision.global_policy()
         tf.keras.mixed_precision.set_global_policy(self.recipe.precision)
         try:
@@ -161,25 +238,17 @@ class _Run:
     def _step(self, index: int, checkpoint: Checkpoint | None) -> tf.keras.Model:
         """Train one step to its end, from a checkpoint or from its start."""
         recipe, state, step = self.recipe, self.state, STEPS[index]
-        tf.keras.utils.set_random_seed(recipe.seed)
-        model = zoo.create_model(
-            **recipe.model_arguments(binary_weights=step == "step2"),
-            classifier_activation=None,
-        )
-        model.compile(
-            make_optimizer(recipe, model, step),
-            tf.keras.losses.CategoricalCrossentropy(
-                from_logits=True, label_smoothing=recipe.label_smoothing
-            ),
-            metrics=[tf.keras.metrics.CategoricalAccuracy(name="accuracy")],
-        )
-        model.optimizer.build(model.trainable_variables)
+        with self.strategy.scope():
+            model = build_trainer(recipe, step, self.teacher, self.trace)
         if checkpoint:
             self._restore(model, checkpoint)
         elif step == "step2":
             assign_checked(named_weights(model), self.best, "The weights of step 1")
         while state.epoch < recipe.epochs:
             self._epoch(model, index)
+        if index + 1 == len(STEPS):
+            with model.averaged():
+                self._remember(model)
         if index + 1 < len(STEPS):
             state.step, state.epoch, state.best_top1 = index + 1, 0, -1.0
         return model
@@ -191,21 +260,26 @@ class _Run:
         rate = recipe.learning_rate_at(epoch)
         model.optimizer.learning_rate = rate
         # Every epoch of the run has its own order and augmentation.
-        batches = data.train_batches(
-            self.images,
+        batches = self.images.train_batches(
             recipe.batch_size,
             recipe.seed,
             index * recipe.epochs + epoch,
             recipe.padding,
+            recipe.mixup,
+            recipe.cutmix,
         )
         where = f"{step}, epoch {epoch + 1} of {recipe.epochs}"
         self.progress.where = f"step {index + 1}/2 epoch {epoch + 1}/{recipe.epochs}"
         fit = model.fit(
-            self._one_hot(batches),
+            shard(batches),
             callbacks=[self.progress, _StopOnNaN(where, self.folder.checkpoints)],
             verbose=0,
         )
-        loss, accuracy = model.evaluate(self.test, verbose=0)
+        with model.averaged():
+            loss, accuracy = model.evaluate(self.test, verbose=0)
+            if accuracy > state.best_top1:
+                state.best_top1 = accuracy
+                self._remember(model)
         seconds = time.monotonic() - started
         state.epoch += 1
         state.seconds += seconds
@@ -220,20 +294,37 @@ class _Run:
                 "seconds": seconds,
             }
         )
-        if accuracy > state.best_top1:
-            state.best_top1 = accuracy
-            self.best = {name: v.numpy() for name, v in named_weights(model).items()}
+        if self.trace:
+            self._record_traces(model, step)
         self._save(model, index)
+
+    def _remember(self, model: tf.keras.Model) -> None:
+        self.best = {name: v.numpy() for name, v in named_weights(model).items()}
+
+    def _record_traces(self, model: "Trainer", step: str) -> None:
+        """Clipping per layer and variance per block, after an epoch."""
+        traces: dict[str, Any] = {"epoch": self.state.epoch}
+        if self.recipe.clip_factor:
+            traces["clipped"] = model.optimizer.clipping_report(reset=True)
+        images, _ = next(iter(self.images.test_batches(64)))
+        traces["blocks"] = signal_propagation(model, images)
+        self.state.traces[step].append(traces)
 
     def _save(self, model: tf.keras.Model, index: int) -> None:
         arrays = {f"model/{k}": v.numpy() for k, v in named_weights(model).items()}
         arrays |= {f"best/{name}": value for name, value in self.best.items()}
-        variables = model.optimizer.variables
-        arrays |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(variables)}
+        variables = self._optimizer_variables(model)
+        arrays |= {f"optimizer/{name}": v.numpy() for name, v in variables.items()}
         number = index * self.recipe.epochs + self.state.epoch
         meta = dataclasses.asdict(self.state)
-        save_checkpoint(self.folder.checkpoints, number, Checkpoint(arrays, meta))
-        self.folder.write_history(self.state.history)
+        self.folder.save_checkpoint(number, Checkpoint(arrays, meta))
+        self.folder.write_history(self.state.history, self.state.traces)
+
+    @staticmethod
+    def _optimizer_variables(model: "Trainer") -> dict[str, tf.Variable]:
+        """The optimizer's state and the moving averages."""
+        variables = [*model.optimizer.variables, *model.averages]
+        return {str(i): variable for i, variable in enumerate(variables)}
 
     def _restore(self, model: tf.keras.Model, checkpoint: Checkpoint) -> None:
         def part(prefix: str) -> dict[str, np.ndarray]:
@@ -245,12 +336,12 @@ class _Run:
 
         self.best = part("best/")
         assign_checked(named_weights(model), part("model/"), "The checkpoint")
-        variables = {str(i): v for i, v in enumerate(model.optimizer.variables)}
+        variables = self._optimizer_variables(model)
         assign_checked(variables, part("optimizer/"), "The checkpoint's optimizer")
 
     def _finish(self, model: tf.keras.Model) -> dict[str, Any]:
         recipe, history = self.recipe, self.state.history
-        weights = {name: v.numpy() for name, v in named_weights(model).items()}
+        weights = self.best
         arguments = recipe.model_arguments()
         published = zoo.create_model(**arguments)
         assign_checked(named_weights(published), weights, "The trained weights")
@@ -275,10 +366,6 @@ class _Run:
             },
             history,
         )
-
-    def _one_hot(self, batches: tf.data.Dataset) -> tf.data.Dataset:
-        classes = self.images.source.num_classes
-        return batches.map(lambda x, y: (x, tf.one_hot(y, classes)))
 
     def _images_done(self) -> int:
         epochs = self.state.step * self.recipe.epochs + self.state.epoch

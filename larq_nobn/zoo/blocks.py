@@ -20,6 +20,15 @@ from larq_nobn.layers import (
 )
 
 
+def _kernel_initializer(sign: str | None) -> tf.keras.initializers.Initializer:
+    """A new initializer: Keras's, unseeded, repeat their numbers when used again."""
+    if sign:
+        # Scale-free after standardization; the reference starts binary kernels small.
+        return tf.keras.initializers.RandomUniform(0.0, 1e-3)
+    # PyTorch's default for real kernels: Kaiming uniform with a = sqrt(5).
+    return tf.keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
 @dataclass(frozen=True)
 class Method:
     """How every block of one network is built.
@@ -123,17 +132,6 @@ def scale(x: tf.Tensor, beta: float, name: str) -> tf.Tensor:
     return x if beta == 1 else Scale(beta, name=name)(x)
 
 
-def _kernel_initializer(behind_sign: bool) -> tf.keras.initializers.Initializer:
-    """The reference's: small for kernels behind a sign, else PyTorch's default.
-
-    That default is Kaiming uniform with a = sqrt(5). A new object each time: Keras's
-    initializers repeat themselves.
-    """
-    if behind_sign:
-        return tf.keras.initializers.RandomUniform(0.0, 1e-3)
-    return tf.keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-
-
 def conv(
     x: tf.Tensor,
     method: Method,
@@ -168,7 +166,7 @@ def conv(
         padding="symmetric",
         input_quantizer=sign,
         kernel_quantizer="scaled_sign" if binary else None,
-        kernel_initializer=_kernel_initializer(behind_sign=sign is not None),
+        kernel_initializer=_kernel_initializer(sign),
         use_bias=False,
         name=name,
     )(x)

@@ -164,10 +164,11 @@ def load_torch_state_dict(model: tf.keras.Model, state_dict: Mapping[str, Any]) 
     """Load the weights of a published PyTorch network into its zoo twin.
 
     Takes the official "BNN - BN = ?" networks (all norms, both steps), liuzechun's
-    ReActNet-18 and ReActNet-A, and A&B BNN's networks. Prefixes from DataParallel (`module.`), a wrapping
-    `{"state_dict": ...}` and kernels stored flat are understood; everything else is
-    strict. liuzechun's ReActNet-18 has the names and shapes of the official `bn` one
-    but real downsample kernels: build it with `binary_downsample=False`.
+    ReActNet-18 and ReActNet-A, and A&B BNN's networks. Prefixes from DataParallel
+    (`module.`), a wrapping `{"state_dict": ...}` and kernels stored flat are
+    understood; everything else is strict. liuzechun's ReActNet-18 has the names and
+    shapes of the official `bn` one but real downsample kernels: build it with
+    `binary_downsample=False`.
 
     Args:
         model: A ReActNet or A&B BNN of the zoo, with the same norm.
