@@ -16,7 +16,7 @@ from larq_nobn.zoo.models import FAMILIES, NORMS, STEMS, SURROGATES
 
 SCHEDULES = ("linear", "cosine")
 PADDINGS = ("zero", "reflect")
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
 
 @dataclass(frozen=True, kw_only=True)
