@@ -66,7 +66,9 @@ def test_augmentation_crops_the_padded_image(random_images, padding):
     windows = windows.transpose(0, 1, 2, 4, 5, 3)
     offsets, mirrored = set(), 0
     for image, crops in zip(augmented, windows, strict=True):
-        found = [np.argwhere((crops == x).all((2, 3, 4))) for x in (image, image[:, ::-1])]
+        found = [
+            np.argwhere((crops == x).all((2, 3, 4))) for x in (image, image[:, ::-1])
+        ]
         assert len(found[0]) + len(found[1]) == 1
         mirrored += len(found[1])
         offsets.add(tuple(np.concatenate(found)[0]))
@@ -123,7 +125,9 @@ def test_mix_off_changes_nothing():
 
 
 def test_too_large_a_batch(digits):
-    with pytest.raises(UserError, match="from 1 to the number of training images, 1437"):
+    with pytest.raises(
+        UserError, match="from 1 to the number of training images, 1437"
+    ):
         digits.train_batches(2000, 0, 0)
 
 

@@ -1,6 +1,7 @@
 """Checkpoints that survive being killed while they are written."""
 
 import hashlib
+import io
 import json
 import os
 import sys
@@ -66,17 +67,12 @@ def save_checkpoint(folder: Path, number: int, checkpoint: Checkpoint) -> None:
         OSError: If it cannot be written; the earlier ones stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez(buffer, **checkpoint.arrays)
+    content = buffer.getvalue()
     arrays = folder / f"{number:06d}.npz"
-    temporary = folder / f".{number:06d}.tmp.npz"
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **checkpoint.arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        digest = _sha256(temporary)
-        temporary.replace(arrays)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(arrays, content)
+    digest = hashlib.sha256(content).hexdigest()
     # The description comes last: a checkpoint without one does not exist.
     write_json(
         arrays.with_suffix(".json"), {**checkpoint.meta, "arrays_sha256": digest}
@@ -99,10 +95,10 @@ def load_latest(folder: Path) -> Checkpoint | None:
         try:
             meta = json.loads(description.read_text())
             path = description.with_suffix(".npz")
-            digest = _sha256(path)
-            if digest != meta.pop("arrays_sha256"):
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != meta.pop("arrays_sha256"):
                 raise ValueError("its SHA-256 does not match")
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             print(
@@ -129,12 +125,4 @@ def weights_sha256(weights: Mapping[str, np.ndarray]) -> str:
         array = np.ascontiguousarray(weights[name])
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
     return digest.hexdigest()

@@ -276,7 +276,8 @@ class _Run:
             verbose=0,
         )
         with model.averaged():
-            loss, accuracy = model.evaluate(self.test, verbose=0)
+            test = model.evaluate(self.test, verbose=0, return_dict=True)
+            accuracy = test["accuracy"]
             if accuracy > state.best_top1:
                 state.best_top1 = accuracy
                 self._remember(model)
@@ -289,7 +290,7 @@ class _Run:
                 "learning_rate": rate,
                 "loss": fit.history["loss"][0],
                 "top1": 100 * fit.history["accuracy"][0],
-                "test_loss": loss,
+                "test_loss": test["loss"],
                 "test_top1": 100 * accuracy,
                 "seconds": seconds,
             }

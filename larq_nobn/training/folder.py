@@ -61,6 +61,9 @@ class RunFolder:
                 f"{self.path}, in which another process is training. Fix: choose "
                 "another --out, or wait."
             ) from error
+        # What a killed process left half-written.
+        for stale in [*self.path.glob(".*tmp*"), *self.checkpoints.glob(".*.tmp")]:
+            stale.unlink()
         try:
             self._check_settings()
         except BaseException:
