@@ -3,12 +3,22 @@
 import larq as lq
 import tensorflow as tf
 
+# Larq and Keras look these up by their bare names when they read an HDF5 file. Layers
+# must not have one: our QuantConv2D would replace Larq's in every saved Larq model.
+_BY_BARE_NAME = (
+    lq.quantizers.Quantizer,
+    tf.keras.constraints.Constraint,
+    tf.keras.optimizers.Optimizer,
+)
+
 
 def register(cls: type) -> type:
     """Register a class, so that models save and load without `custom_objects`.
 
-    Under the package's name, as Keras wants it, and under the class's own: by that,
-    when they read an HDF5 file, Larq looks up quantizers and Keras constraints.
+    Under the package's name, as Keras wants it; quantizers, constraints and optimizers
+    under their own, too.
     """
     cls = tf.keras.utils.register_keras_serializable(package="larq_nobn")(cls)
-    return lq.utils.register_alias(cls.__name__)(cls)
+    if issubclass(cls, _BY_BARE_NAME):
+        lq.utils.register_alias(cls.__name__)(cls)
+    return cls

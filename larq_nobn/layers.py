@@ -44,10 +44,11 @@ class QuantConv2D(lq.layers.QuantConv2D):
         kernel_quantizer=None,
         **kwargs,
     ):
+        padding = str(padding).lower()
         if padding not in ("valid", "same", "symmetric"):
             raise ValueError(
                 "`padding` must be 'valid', 'same' or 'symmetric'. "
-                f"Received: padding={padding!r}."
+                f"Received: padding={padding!r}. Fix: 'symmetric' is PyTorch's padding."
             )
         self._symmetric = padding == "symmetric"
         # "symmetric" has the output shape of "same", and for stride 1 also its padding.
@@ -151,6 +152,9 @@ class ScaledWSConv2D(QuantConv2D):
         super().__init__(filters, kernel_size, use_bias=use_bias, **kwargs)
         self.gamma = gamma
         self.eps = eps
+        if isinstance(self.kernel_quantizer, tf.keras.layers.Layer):
+            # It would cast the kernel to the compute dtype, where small weights are 0.
+            self.kernel_quantizer._autocast = False
 
     def build(self, input_shape):
         """Create `kernel` and `gain`."""
@@ -408,11 +412,24 @@ class SymmetricMaxPooling2D(tf.keras.layers.MaxPooling2D):
     Shapes:
         Input `(batch, height, width, channels)`; output
         `(batch, ceil(height / stride), ceil(width / stride), channels)`.
+
+    Raises:
+        ValueError: If the pool size is even, or the data format is not channels last.
     """
 
     def __init__(self, pool_size=3, strides=None, **kwargs):
         kwargs.pop("padding", None)
         super().__init__(pool_size, strides, padding="same", **kwargs)
+        if not all(size % 2 for size in self.pool_size):
+            raise ValueError(
+                "SymmetricMaxPooling2D needs an odd pool size. Received: "
+                f"pool_size={self.pool_size}. Fix: use an odd one, or MaxPooling2D."
+            )
+        if self.data_format != "channels_last":
+            raise ValueError(
+                "SymmetricMaxPooling2D needs channels last. Received: data_format="
+                f"{self.data_format!r}. Fix: tf.transpose the input, or MaxPooling2D."
+            )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Pad with what never is a maximum, then pool."""

@@ -1,182 +1,16 @@
 """Optimizers around an optimizer: they change the gradients and hand them on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
 import tensorflow as tf
 
 from larq_nobn._registration import register
+from larq_nobn._wrapping import GradientTransformation, VariableSelection
 from larq_nobn.math import agc_scale
 
 # Variables, and layers for all of their trainable variables.
 Selection = Sequence["tf.Variable | tf.keras.layers.Layer"]
-
-
-class GradientTransformation(tf.keras.optimizers.Optimizer):
-    """A Keras optimizer that transforms gradients and lets another one apply them.
-
-    Learning rate, iterations, slots and moving averages are the inner optimizer's. In a
-    distribution strategy gradients are summed over the replicas first, so that every
-    replica transforms the same gradient.
-
-    Args:
-        optimizer: A Keras optimizer or its name.
-        name: Name of this optimizer.
-
-    Raises:
-        TypeError: If `optimizer` is not a `tf.keras.optimizers.Optimizer`.
-    """
-
-    def __init__(self, optimizer, name: str):
-        self._optimizer = _check_optimizer(optimizer, type(self).__name__)
-        super().__init__(
-            name=name,
-            use_ema=self._optimizer.use_ema,
-            ema_momentum=self._optimizer.ema_momentum,
-            ema_overwrite_frequency=self._optimizer.ema_overwrite_frequency,
-            jit_compile=self._optimizer.jit_compile,
-        )
-
-    def transform(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
-        """Return the gradient to apply. Implemented by each transformation.
-
-        Args:
-            gradient: Dense gradient, summed over replicas.
-            variable: The variable, of the same shape.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define `transform`.")
-
-    def build(self, var_list: Sequence[tf.Variable]) -> None:
-        """Create the inner optimizer's state for these variables."""
-        if getattr(self, "_built", False):
-            return
-        self._optimizer.build(var_list)
-        self._build_index_dict(var_list)
-        self._built = True
-
-    def apply_gradients(
-        self,
-        grads_and_vars: Iterable[tuple[tf.Tensor, tf.Variable]],
-        name: str | None = None,
-        skip_gradients_aggregation: bool = False,
-        **kwargs,
-    ) -> tf.Variable:
-        """Transform the gradients and apply them. See the Keras base class.
-
-        Args:
-            grads_and_vars: Pairs of gradient and variable; a `None` gradient leaves its
-                variable alone.
-            name: Name scope for the inner optimizer.
-            skip_gradients_aggregation: Whether the gradients are already summed over
-                the replicas.
-            **kwargs: `experimental_aggregate_gradients`, the older form of the same.
-
-        Returns:
-            The inner optimizer's iteration counter.
-        """
-        grads_and_vars = list(grads_and_vars)
-        if grads_and_vars:
-            with tf.init_scope():
-                self.build([variable for _, variable in grads_and_vars])
-        aggregate = kwargs.pop("experimental_aggregate_gradients", True)
-        if aggregate and not skip_gradients_aggregation:
-            grads_and_vars = self._optimizer.aggregate_gradients(grads_and_vars)
-        transformed = [
-            (
-                None
-                if gradient is None
-                else self.transform(tf.convert_to_tensor(gradient), variable),
-                variable,
-            )
-            for gradient, variable in grads_and_vars
-        ]
-        return self._optimizer.apply_gradients(
-            transformed, name=name, skip_gradients_aggregation=True
-        )
-
-    def _positions(self, variables: Sequence[tf.Variable]) -> list[int]:
-        """Where variables stand among the trained ones; frozen ones do not."""
-        positions = (self._index_dict.get(self._var_key(v)) for v in variables)
-        return [position for position in positions if position is not None]
-
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
-        """Update one variable."""
-        self._optimizer.update_step(self.transform(gradient, variable), variable)
-
-    @property
-    def inner_optimizer(self) -> tf.keras.optimizers.Optimizer:
-        """The optimizer that applies the gradients."""
-        return self._optimizer
-
-    # What Keras, its callbacks and LossScaleOptimizer read and set.
-
-    def _create_iteration_variable(self):
-        # The inner optimizer counts; SavedModel looks for a counter by this name.
-        self._iterations = self._optimizer.iterations
-
-    @property
-    def iterations(self) -> tf.Variable:
-        """The inner optimizer's step counter."""
-        return self._optimizer.iterations
-
-    @iterations.setter
-    def iterations(self, variable):
-        self._optimizer.iterations = variable
-
-    @property
-    def learning_rate(self):
-        """The inner optimizer's learning rate; set it with a number or a schedule."""
-        return self._optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate):
-        _check_learning_rate(learning_rate)
-        self._optimizer.learning_rate = learning_rate
-
-    @property
-    def lr(self):
-        """Older name of `learning_rate`."""
-        return self.learning_rate
-
-    @lr.setter
-    def lr(self, learning_rate):
-        self.learning_rate = learning_rate
-
-    @property
-    def variables(self):
-        """The inner optimizer's variables."""
-        return self._optimizer.variables
-
-    def set_weights(self, weights) -> None:
-        """Set the inner optimizer's state (used by Keras to load HDF5 files)."""
-        self._optimizer.set_weights(weights)
-
-    def save_own_variables(self, store) -> None:
-        """Nothing of its own: Keras saves the inner optimizer as a child."""
-
-    def load_own_variables(self, store) -> None:
-        """Nothing of its own: Keras loads the inner optimizer as a child."""
-
-    def finalize_variable_values(self, var_list) -> None:
-        """Let the inner optimizer write its moving averages, if it keeps any."""
-        self._optimizer.finalize_variable_values(var_list)
-
-    def get_config(self) -> dict:
-        """Return the arguments of the constructor."""
-        return {
-            "optimizer": tf.keras.optimizers.serialize(self._optimizer),
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Make an optimizer from `get_config`'s result."""
-        config = dict(config)
-        if isinstance(config["optimizer"], dict):
-            config["optimizer"] = tf.keras.optimizers.deserialize(
-                config["optimizer"], custom_objects=custom_objects
-            )
-        return cls(**config)
 
 
 @register
@@ -233,7 +67,7 @@ class AdaptiveGradientClipping(GradientTransformation):
         self.clip_factor = float(clip_factor)
         self.eps = float(eps)
         self.track_clipping = bool(track_clipping)
-        self._exclude = _Selection("exclude", exclude)
+        self._exclude = VariableSelection("exclude", exclude)
         # In a namespace, so that monitoring is no part of the saved state.
         self._clipped = SimpleNamespace(counters={})
 
@@ -257,7 +91,7 @@ class AdaptiveGradientClipping(GradientTransformation):
                         aggregation=tf.VariableAggregation.MEAN,
                         name=f"{self.name}/clipped",
                     )
-                    self._clipped.counters[key] = (variable.name, counter)
+                    self._clipped.counters[key] = (variable, counter)
 
     def transform(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
         """Clip one gradient."""
@@ -273,7 +107,7 @@ class AdaptiveGradientClipping(GradientTransformation):
         return gradient * tf.cast(scale, gradient.dtype)
 
     def clipping_report(self, reset: bool = False) -> dict[str, dict[str, float]]:
-        """How much was clipped since the last reset.
+        """How much was clipped since the last reset, variable by variable.
 
         Args:
             reset: Whether to start counting anew.
@@ -281,29 +115,72 @@ class AdaptiveGradientClipping(GradientTransformation):
         Returns:
             For each clipped variable's name `{"fraction": ..., "scale": ...}`: the
             fraction of its units that were clipped, and the mean factor on its
-            gradients (1 is untouched), both averaged over the steps.
+            gradients (1 is untouched), both averaged over the steps. A name that occurs
+            twice, as in models loaded from `.keras` files, ends in the variable's
+            number among the trained ones.
 
         Raises:
             ValueError: If the optimizer was made without `track_clipping=True`.
         """
+        report = {}
+        for variable, fraction, scale in self._read_clipping(reset):
+            name = variable.name
+            if name in report:
+                name = f"{name} ({self._index_dict[self._var_key(variable)]})"
+            report[name] = {"fraction": fraction, "scale": scale}
+        return report
+
+    def layer_clipping_report(
+        self, model: tf.keras.Model, reset: bool = False
+    ) -> dict[str, float]:
+        """How much was clipped since the last reset, layer by layer.
+
+        Args:
+            model: The model that is trained.
+            reset: Whether to start counting anew.
+
+        Returns:
+            For the name of each layer with clipped variables the fraction of its units
+            that were clipped, averaged over the steps.
+
+        Raises:
+            ValueError: If the optimizer was made without `track_clipping=True`.
+        """
+        counted = self._read_clipping(reset)
+        fractions = {self._var_key(v): fraction for v, fraction, _ in counted}
+        report = {}
+        for layer in _layers(model):
+            keys = {self._var_key(v): v.shape for v in layer.trainable_variables}
+            units = {
+                key: shape[-1] if shape.rank > 1 else 1
+                for key, shape in keys.items()
+                if key in fractions
+            }
+            if units:
+                clipped = sum(units[key] * fractions[key] for key in units)
+                report[layer.name] = clipped / sum(units.values())
+        return report
+
+    def _read_clipping(self, reset: bool) -> list[tuple[tf.Variable, float, float]]:
+        """Variable, fraction and scale; where no step was taken nothing was clipped."""
         if not self.track_clipping:
             raise ValueError(
                 "Clipping is counted only on request. Received: track_clipping=False. "
                 "Fix: AdaptiveGradientClipping(..., track_clipping=True)."
             )
-        report = {}
-        for name, counter in self._clipped.counters.values():
+        counted = []
+        for variable, counter in self._clipped.counters.values():
             fraction, scale, steps = counter.numpy().tolist()
-            if steps:
-                report[name] = {"fraction": fraction / steps, "scale": scale / steps}
+            mean = (fraction / steps, scale / steps) if steps else (0.0, 1.0)
+            counted.append((variable, *mean))
             if reset:
                 counter.assign(tf.zeros(3))
-        return report
+        return counted
 
     def get_config(self) -> dict:
         """Return the constructor's arguments, the selection in its saved form."""
         if getattr(self, "_built", False):
-            exclude = self._excluded_positions
+            exclude = list(self._excluded_positions)
         else:
             exclude = self._exclude.describe()
         return {
@@ -348,7 +225,7 @@ class CoupledWeightDecay(GradientTransformation):
                 "`weight_decay` must not be negative. "
                 f"Received: weight_decay={weight_decay!r}. Fix: 1e-5 is the paper's."
             )
-        decayed = _Selection("variables", variables)
+        decayed = VariableSelection("variables", variables)
         super().__init__(optimizer, name)
         # Keras's own attribute of that name would decay a second time.
         self.coupled_weight_decay = float(weight_decay)
@@ -374,7 +251,7 @@ class CoupledWeightDecay(GradientTransformation):
     def get_config(self) -> dict:
         """Return the constructor's arguments, the selection in its saved form."""
         if getattr(self, "_built", False):
-            variables = self._decayed_positions
+            variables = list(self._decayed_positions)
         else:
             variables = self._decayed.describe()
         return {
@@ -382,46 +259,6 @@ class CoupledWeightDecay(GradientTransformation):
             "weight_decay": self.coupled_weight_decay,
             "variables": variables,
         }
-
-
-def _check_optimizer(optimizer, wrapper: str) -> tf.keras.optimizers.Optimizer:
-    if isinstance(optimizer, (str, dict)):
-        optimizer = tf.keras.optimizers.get(optimizer)
-    if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
-        raise TypeError(
-            f"{wrapper} must see unscaled gradients, so it goes inside the "
-            f"LossScaleOptimizer. Received: {type(optimizer).__name__}. "
-            f"Fix: LossScaleOptimizer({wrapper}(optimizer)), or leave it out: Keras "
-            "adds it in `compile` under the policy mixed_float16."
-        )
-    if not isinstance(optimizer, tf.keras.optimizers.Optimizer):
-        fix = "pass for example tf.keras.optimizers.Adam(5e-4)"
-        if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
-            fix = "use the class of the same name from tf.keras.optimizers"
-        raise TypeError(
-            f"`optimizer` must be a tf.keras.optimizers.Optimizer or a name. Received: "
-            f"{type(optimizer).__module__}.{type(optimizer).__name__}. Fix: {fix}."
-        )
-    # Keras takes any learning rate, and fails in the first step.
-    _check_learning_rate(getattr(optimizer, "_learning_rate", 0.0))
-    return optimizer
-
-
-def _check_learning_rate(learning_rate) -> None:
-    kinds = (tf.keras.optimizers.schedules.LearningRateSchedule, tf.Variable)
-    if isinstance(learning_rate, kinds):
-        return
-    try:
-        float(learning_rate)
-        number = not isinstance(learning_rate, (str, bytes, bool))
-    except (TypeError, ValueError):
-        number = False
-    if not number:
-        raise TypeError(
-            "`learning_rate` must be a number or a "
-            "tf.keras.optimizers.schedules.LearningRateSchedule. "
-            f"Received: {learning_rate!r}. Fix: for example 5e-4."
-        )
 
 
 def _check_positive(name: str, value, hint: str) -> None:
@@ -432,72 +269,10 @@ def _check_positive(name: str, value, hint: str) -> None:
         )
 
 
-class _Selection:
-    """Variables chosen by the user, and how a saved optimizer remembers them.
-
-    Not a list or a dict on purpose: Keras and TensorFlow would save the chosen layers
-    as parts of the optimizer.
-
-    A saved selection holds positions among the trained variables or, from before the
-    optimizer was built, names and shapes: Keras names the variables of a loaded
-    `.keras` model anew, without their layer.
-    """
-
-    def __init__(self, argument: str, items):
-        if isinstance(items, (str, tf.Variable, tf.Module)):
-            raise TypeError(
-                f"`{argument}` must be a list or tuple of variables and layers. "
-                f"Received: {items!r}. Fix: wrap it, {argument}=[...]."
-            )
-        self._argument = argument
-        self._items = list(items)
-        kinds = (tf.Variable, tf.keras.layers.Layer, int, dict)
-        for item in self._items:
-            if not isinstance(item, kinds) and not hasattr(item, "_unique_id"):
-                raise TypeError(
-                    f"`{argument}` must hold variables or layers. Received: "
-                    f"{item!r} of type {type(item).__name__}. Fix: pass for example "
-                    "model.get_layer('classifier')."
-                )
-
-    def _flat(self) -> list:
-        """The items, layers replaced by their trainable variables."""
-        flat = []
-        for item in self._items:
-            is_layer = isinstance(item, tf.keras.layers.Layer)
-            flat.extend(item.trainable_variables if is_layer else [item])
-        return flat
-
-    def describe(self) -> list:
-        """Saved form before the optimizer is built."""
-        return [
-            item
-            if isinstance(item, (int, dict))
-            else {"name": item.name, "shape": list(item.shape)}
-            for item in self._flat()
-        ]
-
-    def resolve(self, var_list: Sequence[tf.Variable]) -> list[tf.Variable]:
-        """The chosen variables, saved forms looked up among the trained ones."""
-        return [
-            self._find(item, var_list) if isinstance(item, (int, dict)) else item
-            for item in self._flat()
-        ]
-
-    def _find(self, saved: int | dict, var_list: Sequence[tf.Variable]) -> tf.Variable:
-        if isinstance(saved, int):
-            matches = list(var_list[saved : saved + 1]) if saved >= 0 else []
+def _layers(model: tf.keras.Model) -> Iterator[tf.keras.layers.Layer]:
+    """A model's layers, those of models inside it included."""
+    for layer in model.layers:
+        if isinstance(layer, tf.keras.Model):
+            yield from _layers(layer)
         else:
-            same = [v for v in var_list if list(v.shape) == list(saved["shape"])]
-            matches = [v for v in same if v.name == saved["name"]] or [
-                v for v in same if f"/{saved['name']}".endswith(f"/{v.name}")
-            ]
-        if len(matches) != 1:
-            raise ValueError(
-                f"`{self._argument}` was saved with a variable that must be found once "
-                f"among the {len(var_list)} trained ones. Received: {saved!r}, found "
-                f"{len(matches)} times. Fix: load the model with compile=False and "
-                "compile it again; to save a model before its first training step, "
-                "call optimizer.build(model.trainable_variables) first."
-            )
-        return matches[0]
+            yield layer

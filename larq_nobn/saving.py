@@ -51,7 +51,9 @@ def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
     if path.is_dir():
         checkpoint = tf.train.Checkpoint(optimizer=optimizer)
         status = checkpoint.read(str(path / "variables" / "variables"))
-        status.assert_existing_objects_matched().expect_partial()
+        if optimizer.iterations > 0:  # Otherwise there may be no state yet.
+            status.assert_existing_objects_matched()
+        status.expect_partial()
     elif path.suffix != ".keras":
         _restore_from_hdf5(optimizer, path)
     return model
@@ -64,6 +66,13 @@ def _restore_from_hdf5(optimizer: tf.keras.optimizers.Optimizer, path: Path) -> 
         group = file.get("optimizer_weights")
         if group is None:
             return
-        names = [name.decode() for name in group.attrs["weight_names"]]
-        for variable, name in zip(optimizer.variables, names, strict=True):
-            variable.assign(group[name][()])
+        # Bytes or strings, depending on h5py's version.
+        names = [
+            name.decode() if isinstance(name, bytes) else name
+            for name in group.attrs["weight_names"]
+        ]
+        values = [group[name][()] for name in names]
+    # The step counter comes first; a model saved before its first step has no more.
+    if values and values[0] > 0:
+        for variable, value in zip(optimizer.variables, values, strict=True):
+            variable.assign(value)

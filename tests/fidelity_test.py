@@ -240,7 +240,7 @@ def _adam(settings):
     learning_rate, epsilon = settings["learning_rate"], settings["adam_epsilon"]
     if epsilon > 1e-20:
         return TorchAdam(learning_rate, epsilon)
-    # Without epsilon Keras's formula is PyTorch's. NumPy's numbers, because Keras
+    # Without epsilon Keras's formula is PyTorch's. Numbers of NumPy, because Keras
     # rounds Python's to float32, which is enough to flip a sign in the third step.
     beta_1, beta_2 = np.float64(0.9), np.float64(0.999)
     return tf.keras.optimizers.Adam(learning_rate, beta_1, beta_2, epsilon)

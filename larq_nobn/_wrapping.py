@@ -1,0 +1,286 @@
+"""The base of optimizers around an optimizer, and what they check."""
+
+from collections.abc import Iterable, Sequence
+
+import tensorflow as tf
+
+
+class GradientTransformation(tf.keras.optimizers.Optimizer):
+    """A Keras optimizer that transforms gradients and lets another one apply them.
+
+    Learning rate, iterations, slots and moving averages are the inner optimizer's. In a
+    distribution strategy gradients are summed over the replicas first, so that every
+    replica transforms the same gradient.
+
+    Args:
+        optimizer: A Keras optimizer or its name.
+        name: Name of this optimizer.
+
+    Raises:
+        TypeError: If `optimizer` is not a `tf.keras.optimizers.Optimizer`.
+    """
+
+    def __init__(self, optimizer, name: str):
+        self._optimizer = _check_optimizer(optimizer, type(self).__name__)
+        super().__init__(
+            name=name,
+            use_ema=self._optimizer.use_ema,
+            ema_momentum=self._optimizer.ema_momentum,
+            ema_overwrite_frequency=self._optimizer.ema_overwrite_frequency,
+            jit_compile=self._optimizer.jit_compile,
+        )
+
+    def transform(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
+        """Return the gradient to apply. Implemented by each transformation.
+
+        Args:
+            gradient: Dense gradient, summed over replicas.
+            variable: The variable, of the same shape.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `transform`.")
+
+    def build(self, var_list: Sequence[tf.Variable]) -> None:
+        """Create the inner optimizer's state for these variables."""
+        if getattr(self, "_built", False):
+            return
+        self._optimizer.build(var_list)
+        self._build_index_dict(var_list)
+        self._built = True
+
+    def apply_gradients(
+        self,
+        grads_and_vars: Iterable[tuple[tf.Tensor, tf.Variable]],
+        name: str | None = None,
+        skip_gradients_aggregation: bool = False,
+        **kwargs,
+    ) -> tf.Variable:
+        """Transform the gradients and apply them. See the Keras base class.
+
+        Args:
+            grads_and_vars: Pairs of gradient and variable; a `None` gradient leaves its
+                variable alone.
+            name: Name scope for the inner optimizer.
+            skip_gradients_aggregation: Whether the gradients are already summed over
+                the replicas.
+            **kwargs: `experimental_aggregate_gradients`, the older form of the same.
+
+        Returns:
+            The inner optimizer's iteration counter.
+        """
+        grads_and_vars = list(grads_and_vars)
+        if grads_and_vars:
+            with tf.init_scope():
+                self.build([variable for _, variable in grads_and_vars])
+        aggregate = kwargs.pop("experimental_aggregate_gradients", True)
+        if aggregate and not skip_gradients_aggregation:
+            grads_and_vars = self._optimizer.aggregate_gradients(grads_and_vars)
+        transformed = [
+            (
+                None
+                if gradient is None
+                else self.transform(tf.convert_to_tensor(gradient), variable),
+                variable,
+            )
+            for gradient, variable in grads_and_vars
+        ]
+        return self._optimizer.apply_gradients(
+            transformed, name=name, skip_gradients_aggregation=True
+        )
+
+    def _positions(self, variables: Sequence[tf.Variable]) -> list[int]:
+        """Where variables stand among the trained ones; frozen ones do not."""
+        positions = (self._index_dict.get(self._var_key(v)) for v in variables)
+        return [position for position in positions if position is not None]
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
+        """Update one variable."""
+        self._optimizer.update_step(self.transform(gradient, variable), variable)
+
+    @property
+    def inner_optimizer(self) -> tf.keras.optimizers.Optimizer:
+        """The optimizer that applies the gradients."""
+        return self._optimizer
+
+    # What Keras, its callbacks and LossScaleOptimizer read and set.
+
+    def _create_iteration_variable(self):
+        # The inner optimizer counts; SavedModel looks for a counter by this name.
+        self._iterations = self._optimizer.iterations
+
+    @property
+    def iterations(self) -> tf.Variable:
+        """The inner optimizer's step counter."""
+        return self._optimizer.iterations
+
+    @iterations.setter
+    def iterations(self, variable):
+        self._optimizer.iterations = variable
+
+    @property
+    def learning_rate(self):
+        """The inner optimizer's learning rate; set it with a number or a schedule."""
+        return self._optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        _check_learning_rate(learning_rate)
+        self._optimizer.learning_rate = learning_rate
+
+    @property
+    def lr(self):
+        """Older name of `learning_rate`."""
+        return self.learning_rate
+
+    @lr.setter
+    def lr(self, learning_rate):
+        self.learning_rate = learning_rate
+
+    @property
+    def variables(self):
+        """The inner optimizer's variables."""
+        return self._optimizer.variables
+
+    def set_weights(self, weights) -> None:
+        """Set the inner optimizer's state (used by Keras to load HDF5 files)."""
+        self._optimizer.set_weights(weights)
+
+    def save_own_variables(self, store) -> None:
+        """Nothing of its own: Keras saves the inner optimizer as a child."""
+
+    def load_own_variables(self, store) -> None:
+        """Nothing of its own: Keras loads the inner optimizer as a child."""
+
+    def finalize_variable_values(self, var_list) -> None:
+        """Let the inner optimizer write its moving averages, if it keeps any."""
+        self._optimizer.finalize_variable_values(var_list)
+
+    def get_config(self) -> dict:
+        """Return the arguments of the constructor."""
+        return {
+            "optimizer": tf.keras.optimizers.serialize(self._optimizer),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Make an optimizer from `get_config`'s result."""
+        config = dict(config)
+        if isinstance(config["optimizer"], dict):
+            config["optimizer"] = tf.keras.optimizers.deserialize(
+                config["optimizer"], custom_objects=custom_objects
+            )
+        return cls(**config)
+
+
+class VariableSelection:
+    """Variables chosen by the user, and how a saved optimizer remembers them.
+
+    Not a list or a dict on purpose: Keras and TensorFlow would save the chosen layers
+    as parts of the optimizer.
+
+    A saved selection holds positions among the trained variables or, from before the
+    optimizer was built, names and shapes: Keras names the variables of a loaded
+    `.keras` model anew, without their layer.
+    """
+
+    def __init__(self, argument: str, items):
+        if isinstance(items, (str, tf.Variable, tf.Module)):
+            raise TypeError(
+                f"`{argument}` must be a list or tuple of variables and layers. "
+                f"Received: {items!r}. Fix: wrap it, {argument}=[...]."
+            )
+        self._argument = argument
+        self._items = list(items)
+        kinds = (tf.Variable, tf.keras.layers.Layer, int, dict)
+        for item in self._items:
+            if not isinstance(item, kinds) and not hasattr(item, "_unique_id"):
+                raise TypeError(
+                    f"`{argument}` must hold variables or layers. Received: "
+                    f"{item!r} of type {type(item).__name__}. Fix: pass for example "
+                    "model.get_layer('classifier')."
+                )
+
+    def _flat(self) -> list:
+        """The items, layers replaced by their trainable variables."""
+        flat = []
+        for item in self._items:
+            is_layer = isinstance(item, tf.keras.layers.Layer)
+            flat.extend(item.trainable_variables if is_layer else [item])
+        return flat
+
+    def describe(self) -> list:
+        """Saved form before the optimizer is built."""
+        return [
+            item
+            if isinstance(item, (int, dict))
+            else {"name": item.name, "shape": list(item.shape)}
+            for item in self._flat()
+        ]
+
+    def resolve(self, var_list: Sequence[tf.Variable]) -> list[tf.Variable]:
+        """The chosen variables, saved forms looked up among the trained ones."""
+        return [
+            self._find(item, var_list) if isinstance(item, (int, dict)) else item
+            for item in self._flat()
+        ]
+
+    def _find(self, saved: int | dict, var_list: Sequence[tf.Variable]) -> tf.Variable:
+        if isinstance(saved, int):
+            matches = list(var_list[saved : saved + 1]) if saved >= 0 else []
+        else:
+            same = [v for v in var_list if list(v.shape) == list(saved["shape"])]
+            matches = [v for v in same if v.name == saved["name"]] or [
+                v for v in same if f"/{saved['name']}".endswith(f"/{v.name}")
+            ]
+        if len(matches) != 1:
+            raise ValueError(
+                f"`{self._argument}` was saved with a variable that must be found once "
+                f"among the {len(var_list)} trained ones. Received: {saved!r}, found "
+                f"{len(matches)} times. Fix: load the model with compile=False and "
+                "compile it again; to save a model before its first training step, "
+                "call optimizer.build(model.trainable_variables) first."
+            )
+        return matches[0]
+
+
+def _check_optimizer(optimizer, wrapper: str) -> tf.keras.optimizers.Optimizer:
+    if isinstance(optimizer, (str, dict)):
+        optimizer = tf.keras.optimizers.get(optimizer)
+    if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+        raise TypeError(
+            f"{wrapper} must see unscaled gradients, so it goes inside the "
+            f"LossScaleOptimizer. Received: {type(optimizer).__name__}. "
+            f"Fix: LossScaleOptimizer({wrapper}(optimizer)), or leave it out: Keras "
+            "adds it in `compile` under the policy mixed_float16."
+        )
+    if not isinstance(optimizer, tf.keras.optimizers.Optimizer):
+        fix = "pass for example tf.keras.optimizers.Adam(5e-4)"
+        if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
+            fix = "use the class of the same name from tf.keras.optimizers"
+        raise TypeError(
+            f"`optimizer` must be a tf.keras.optimizers.Optimizer or a name. Received: "
+            f"{type(optimizer).__module__}.{type(optimizer).__name__}. Fix: {fix}."
+        )
+    # Keras takes any learning rate, and fails in the first step.
+    _check_learning_rate(getattr(optimizer, "_learning_rate", 0.0))
+    return optimizer
+
+
+def _check_learning_rate(learning_rate) -> None:
+    if isinstance(learning_rate, tf.keras.optimizers.schedules.LearningRateSchedule):
+        return
+    try:
+        # No float() of a variable: it may be distributed, or its graph not run yet.
+        if isinstance(learning_rate, tf.Variable):
+            number = learning_rate.shape.rank == 0
+        else:
+            float(learning_rate)
+            number = not isinstance(learning_rate, (str, bytes, bool))
+    except (TypeError, ValueError):
+        number = False
+    if not number:
+        raise TypeError(
+            "`learning_rate` must be a number or a "
+            "tf.keras.optimizers.schedules.LearningRateSchedule. "
+            f"Received: {learning_rate!r}. Fix: for example 5e-4."
+        )
