@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from larq_nobn._registration import register
 from larq_nobn.constraints import check_gamma_and_eps
-from larq_nobn.math import scaled_weight_standardization
+from larq_nobn.math import round_straight_through, scaled_weight_standardization
 
 
 class _NamedWeights:
@@ -291,7 +291,12 @@ class RPReLU(_NamedWeights, tf.keras.layers.Layer):
     (arXiv 2003.03488, equation 3.) All three are trainable, one per channel.
 
     Args:
-        slope_initializer: Initial value of the slope; 0.25 in the reference.
+        slope_initializer: Initial value of the weight `slope`; 0.25 in the reference,
+            -3 (a slope of 1/8) with `power_of_two`.
+        power_of_two: Whether the weight `slope` is the slope's logarithm L as in A&B
+            BNN (arXiv 2403.03739): \\(a = 2^{\mathrm{round}(L)}\\), a
+            shift of bits in hardware. The gradient passes straight through the
+            rounding.
         **kwargs: As in every Keras layer.
 
     Shapes:
@@ -299,10 +304,11 @@ class RPReLU(_NamedWeights, tf.keras.layers.Layer):
         shape `(channels,)`.
     """
 
-    def __init__(self, slope_initializer=None, **kwargs):
+    def __init__(self, slope_initializer=None, power_of_two: bool = False, **kwargs):
         super().__init__(**kwargs)
+        self.power_of_two = power_of_two
         self.slope_initializer = (
-            tf.keras.initializers.Constant(0.25)
+            tf.keras.initializers.Constant(-3.0 if power_of_two else 0.25)
             if slope_initializer is None
             else tf.keras.initializers.get(slope_initializer)
         )
@@ -315,10 +321,19 @@ class RPReLU(_NamedWeights, tf.keras.layers.Layer):
         self.bias_out = self.add_weight("bias_out", shape, initializer="zeros")
         super().build(input_shape)
 
+    @property
+    def negative_slope(self) -> tf.Tensor:
+        r"""\\(a\\), the factor on negative values, of shape `(channels,)`."""
+        if self.power_of_two:
+            return tf.pow(
+                tf.cast(2, self.slope.dtype), round_straight_through(self.slope)
+            )
+        return tf.convert_to_tensor(self.slope)
+
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Shift, bend, shift."""
         x = inputs + self.bias_in
-        return tf.where(x >= 0, x, self.slope * x) + self.bias_out
+        return tf.where(x >= 0, x, self.negative_slope * x) + self.bias_out
 
     def compute_output_shape(self, input_shape):
         """The shape stays."""
@@ -326,8 +341,13 @@ class RPReLU(_NamedWeights, tf.keras.layers.Layer):
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""
-        initializer = tf.keras.initializers.serialize(self.slope_initializer)
-        return {**super().get_config(), "slope_initializer": initializer}
+        return {
+            **super().get_config(),
+            "slope_initializer": tf.keras.initializers.serialize(
+                self.slope_initializer
+            ),
+            "power_of_two": self.power_of_two,
+        }
 
 
 @register

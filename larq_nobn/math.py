@@ -52,6 +52,23 @@ def scaled_weight_standardization(
     return tf.cast(centred * (gamma * fan_in**-0.5 / (std + eps)), dtype)
 
 
+def round_straight_through(x: tf.Tensor) -> tf.Tensor:
+    """Round to the nearest integer, halves to even; the gradient is the identity's.
+
+    Args:
+        x: Tensor of any shape.
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+    """
+
+    @tf.custom_gradient
+    def _call(x):
+        return tf.round(x), lambda dy: dy
+
+    return _call(tf.convert_to_tensor(x))
+
+
 def unitwise_norm(x: tf.Tensor) -> tf.Tensor:
     """L2 norm per output unit, as AGC needs it.
 

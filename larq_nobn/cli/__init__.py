@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("list",)
+COMMANDS = ("demo", "list", "train")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -41,6 +41,12 @@ class Method:
             (the paper's) or stay real (liuzechun's ReActNet-18).
         alpha: Factor on each residual branch of a BN-free network.
         react: Whether blocks have ReActNet's learnable bias and RPReLU.
+        add_and_bit: Whether blocks are A&B BNN's (arXiv 2403.03739): a sigmoid's
+            derivative behind the sign, slopes that are powers of two, and a shortcut
+            from in front of β, so that at inference β, positive and followed by a sign,
+            can be left out.
+        surrogate: Quantizer of the activations, for another pseudo-gradient than the
+            published one.
     """
 
     norm: str = "free"
@@ -48,11 +54,24 @@ class Method:
     binary_downsample: bool = True
     alpha: float = 0.2
     react: bool = True
+    add_and_bit: bool = False
+    surrogate: str | None = None
 
     @property
     def branch_scale(self) -> float:
         """The α that the blocks apply."""
         return self.alpha if self.norm == "free" else 1.0
+
+    @property
+    def sign(self) -> str:
+        """The quantizer of the activations."""
+        if self.surrogate is not None:
+            return self.surrogate
+        return "sigmoid_sign" if self.add_and_bit else "approx_sign"
+
+    def rprelu(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """Apply the blocks' activation."""
+        return RPReLU(power_of_two=self.add_and_bit, name=name)(x)
 
 
 def stage_betas(
@@ -168,7 +187,7 @@ def binary_conv(
         filters,
         kernel_size,
         name=name,
-        sign="approx_sign",
+        sign=method.sign,
         binary=method.binary_weights,
         **kwargs,
     )
@@ -199,7 +218,7 @@ def resnet_unit(
 
     \\[ u = \beta x, \quad y = \mathrm{RPReLU}(\alpha f(u) + r) \\]
 
-    with \\(r\\) the downsampled \\(u\\), or \\(x\\).
+    with \\(r\\) the downsampled \\(u\\) (in A&B BNN \\(x\\)), or \\(x\\).
 
     Args:
         x: Tensor of shape `(batch, height, width, channels)`.
@@ -216,7 +235,10 @@ def resnet_unit(
         Tensor of shape `(batch, height / stride, width / stride, filters)`.
     """
     u = scale(x, beta, f"{name}_beta")
-    r = downsample_shortcut(u, method, filters, stride, name) if downsample else x
+    r = x
+    if downsample:
+        r = x if method.add_and_bit else u
+        r = downsample_shortcut(r, method, filters, stride, name)
     f = u
     for i in range(convs):
         suffix = "" if convs == 1 else f"{i + 1}"
@@ -231,7 +253,7 @@ def resnet_unit(
             name=f"{name}_conv{suffix}",
         )
     y = ScaledAdd(method.branch_scale, name=f"{name}_add")([f, r])
-    return RPReLU(name=f"{name}_rprelu")(y) if method.react else y
+    return method.rprelu(y, f"{name}_rprelu") if method.react else y
 
 
 def mobile_block(
@@ -269,9 +291,10 @@ def mobile_block(
     f = binary_conv(f, method, channels, 3, strides=stride, name=f"{name}_conv")
     r = x
     if stride > 1:
-        r = tf.keras.layers.AveragePooling2D(stride, name=f"{name}_pool")(u)
+        r = x if method.add_and_bit else u
+        r = tf.keras.layers.AveragePooling2D(stride, name=f"{name}_pool")(r)
     o = ScaledAdd(alpha, name=f"{name}_add1")([f, r])
-    o = RPReLU(name=f"{name}_rprelu1")(o)
+    o = method.rprelu(o, f"{name}_rprelu1")
 
     v = scale(o, betas[1], f"{name}_beta2")
     v = LearnableBias(name=f"{name}_shift2")(v)
@@ -283,4 +306,4 @@ def mobile_block(
     y = halves[0]
     if len(halves) > 1:
         y = tf.keras.layers.Concatenate(name=f"{name}_concat")(halves)
-    return RPReLU(name=f"{name}_rprelu2")(y)
+    return method.rprelu(y, f"{name}_rprelu2")

@@ -20,6 +20,7 @@ from larq_nobn.zoo.blocks import (
 
 NORMS = ("free", "batch", "none")
 STEMS = ("imagenet", "cifar")
+SURROGATES = ("approx_sign", "sigmoid_sign", "ste_sign", "swish_sign")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class ResNet:
         react: Whether units have ReActNet's learnable bias and RPReLU.
         alpha: The published α.
         width: Channels of the first stage; each further one doubles them.
+        add_and_bit: Whether units are A&B BNN's.
+        norms: The values of `norm` that exist.
     """
 
     units: tuple[int, ...]
@@ -39,6 +42,8 @@ class ResNet:
     react: bool = True
     alpha: float = 0.2
     width: int = 64
+    add_and_bit: bool = False
+    norms: tuple[str, ...] = NORMS
 
     def stride(self, stem: str) -> int:
         """The product of all strides."""
@@ -46,7 +51,7 @@ class ResNet:
 
     def features(self, x: tf.Tensor, method: Method, stem: str) -> tf.Tensor:
         """Apply everything but the head."""
-        method = replace(method, react=self.react)
+        method = replace(method, react=self.react, add_and_bit=self.add_and_bit)
         if stem == "imagenet":
             x = conv(x, method, self.width, 7, strides=2, name="stem")
             x = SymmetricMaxPooling2D(3, 2, name="stem_pool")(x)
@@ -80,11 +85,15 @@ class MobileNet:
         multiples: Width of each block in multiples of the stem's.
         alpha: The published α.
         width: Channels of the stem.
+        add_and_bit: Whether blocks are A&B BNN's.
+        norms: The values of `norm` that exist.
     """
 
     multiples: tuple[int, ...] = (2, 4, 4, 8, 8, 16, 16, 16, 16, 16, 16, 32, 32)
     alpha: float = 0.2
     width: int = 32
+    add_and_bit: bool = False
+    norms: tuple[str, ...] = NORMS
 
     def strides(self) -> list[int]:
         """Stride 2 where the width changes, but not in the first block."""
@@ -100,6 +109,7 @@ class MobileNet:
 
     def features(self, x: tf.Tensor, method: Method, stem: str) -> tf.Tensor:
         """Apply everything but the head."""
+        method = replace(method, add_and_bit=self.add_and_bit)
         strides = 2 if stem == "imagenet" else 1
         x = conv(x, method, self.width, 3, strides=strides, name="stem")
         betas = list(mobile_betas(self.strides(), method.branch_scale))
@@ -118,10 +128,16 @@ class MobileNet:
         return x
 
 
+# A&B BNN (arXiv 2403.03739) has no batch norm by definition: it would multiply.
+_AB = {"alpha": 0.25, "add_and_bit": True, "norms": ("free",)}
+
 FAMILIES: dict[str, ResNet | MobileNet] = {
     "reactnet18": ResNet((4, 4, 4, 4)),
     "reactnet34": ResNet((6, 8, 12, 6)),
     "reactnet_a": MobileNet(),
+    "abnet18": ResNet((4, 4, 4, 4), **_AB),
+    "abnet34": ResNet((6, 8, 12, 6), **_AB),
+    "abnet_a": MobileNet(**_AB),
     "birealnet18": ResNet((4, 4, 4, 4), react=False),
     "xnornet18": ResNet((2, 2, 2, 2), convs=2, react=False),
 }
@@ -147,6 +163,7 @@ def create_model(
     classifier_activation: str | Callable | None = "softmax",
     weights: str | None = None,
     width: int | None = None,
+    surrogate: str | None = None,
 ) -> tf.keras.Model:
     """Build a binary network of the zoo.
 
@@ -160,7 +177,7 @@ def create_model(
             where the others do. `False` is liuzechun's ReActNet-18.
         stem: `"imagenet"` (strided) or `"cifar"` (stride 1, no pooling).
         alpha: Factor on the residual branches of a BN-free network, Section 3.1; by
-            default the published one, 0.2.
+            default the published one, 0.2 (A&B BNN: 0.25).
         input_shape: Height, width and channels, by default `(224, 224, 3)` or, with
             the CIFAR stem, `(32, 32, 3)`. Height and width must be divisible by the
             product of the network's strides, or `None`.
@@ -172,6 +189,9 @@ def create_model(
         weights: `None` for random initialization, the name of a dataset for published
             weights, or the path of a weights file or saved model.
         width: Channels of the first stage, for smaller or larger networks.
+        surrogate: Sign of the activations, by the pseudo-gradient that it trains with:
+            `"approx_sign"` (the paper's), `"sigmoid_sign"` (A&B BNN's), `"ste_sign"` or
+            `"swish_sign"`. The forward pass is the same; by default the published one.
 
     Returns:
         A functional `tf.keras.Model` from images, preprocessed by
@@ -184,15 +204,17 @@ def create_model(
         >>> model = create_model("reactnet18", stem="cifar", num_classes=10)
     """
     one_of("name", name, FAMILIES, fix="choose one of zoo.list_models()")
-    one_of("norm", norm, NORMS)
-    one_of("stem", stem, STEMS)
     family = FAMILIES[name]
+    one_of("norm", norm, family.norms)
+    one_of("stem", stem, STEMS)
     alpha = family.alpha if alpha is None else alpha
     _check_number("alpha", alpha, float, "0.2 is the published value")
     _check_number("num_classes", num_classes, int, "10 for CIFAR-10, 1000 for ImageNet")
     if width is not None:
         _check_number("width", width, int, f"{family.width} is the published value")
         family = replace(family, width=width)
+    if surrogate is not None:
+        one_of("surrogate", surrogate, SURROGATES)
     for flag, value in {
         "binary_weights": binary_weights,
         "binary_downsample": binary_downsample,
@@ -201,7 +223,7 @@ def create_model(
         one_of(flag, value, (True, False), fix="pass a bool")
 
     x = image = _input(family, stem, input_shape, input_tensor)
-    method = Method(norm, binary_weights, binary_downsample, alpha)
+    method = Method(norm, binary_weights, binary_downsample, alpha, surrogate=surrogate)
     x = family.features(x, method, stem)
     if include_top:
         x = _head(x, num_classes, classifier_activation)
@@ -227,12 +249,11 @@ def _head(
     x: tf.Tensor, num_classes: int, activation: str | Callable | None
 ) -> tf.Tensor:
     """Global average pool, dense layer and activation."""
-    bound = x.shape[-1] ** -0.5
-    uniform = tf.keras.initializers.RandomUniform(-bound, bound)
+    bound = x.shape[-1] ** -0.5  # PyTorch's default for dense layers
     x = tf.keras.layers.GlobalAveragePooling2D(name="pool")(x)
     x = tf.keras.layers.Dense(
         num_classes,
-        kernel_initializer=uniform,
+        kernel_initializer=tf.keras.initializers.RandomUniform(-bound, bound),
         bias_initializer=tf.keras.initializers.RandomUniform(-bound, bound),
         name="classifier",
     )(x)

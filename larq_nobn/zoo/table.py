@@ -3,7 +3,7 @@
 import tensorflow as tf
 from larq.models import ModelProfile
 
-from larq_nobn.zoo.models import NORMS, create_model, list_models
+from larq_nobn.zoo.models import FAMILIES, create_model
 
 HEADER = [
     "model",
@@ -28,9 +28,9 @@ def model_table() -> list[list[str]]:
         Rows of strings, the header first.
     """
     rows = [HEADER]
-    for name in list_models():
+    for name, family in FAMILIES.items():
         for stem, num_classes in (("imagenet", 1000), ("cifar", 10)):
-            for norm in NORMS:
+            for norm in family.norms:
                 model = create_model(
                     name, norm=norm, stem=stem, num_classes=num_classes
                 )

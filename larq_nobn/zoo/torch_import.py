@@ -21,6 +21,8 @@ _RESNET = {
     "downsample_bn": ("downsample.2",),
     "rprelu": ("move1", "prelu", "move2"),
 }
+# A&B BNN has no batch norm that would have to be told apart from the convolution.
+_ADD_AND_BIT_RESNET = {**_RESNET, "conv": ("conv1",)}
 _MOBILE = {
     "shift1": ("move11",),
     "conv": ("binary_3x3",),
@@ -96,9 +98,10 @@ def _layer_entries(
             f"{name}.bias": _vector(layer.bias),
         }
     if len(modules) == 3:
+        slope = "L_alpha" if layer.power_of_two else "weight"
         return {
             f"{modules[0]}.bias": _bias(layer.bias_in),
-            f"{modules[1]}.weight": _vector(layer.slope),
+            f"{modules[1]}.{slope}": _vector(layer.slope),
             f"{modules[2]}.bias": _bias(layer.bias_out),
         }
     if hasattr(layer, "kernel"):
@@ -109,15 +112,15 @@ def _layer_entries(
     return {f"{name}.bias": _bias(layer.bias)}
 
 
-def _modules(name: str, mobile: bool) -> tuple[str, ...] | None:
+def _modules(name: str, layers: set[str], add_and_bit: bool) -> tuple[str, ...] | None:
     """PyTorch's module names for one of our layers, by its name in the zoo."""
-    root = "feature.0." if mobile else ""
+    root = "feature.0." if "block1_conv" in layers else ""
     top = {"stem": (f"{root}conv1",), "stem_bn": (f"{root}bn1",), "classifier": ("fc",)}
     if name in top:
         return top[name]
     if match := re.fullmatch(r"stage(\d+)_unit(\d+)_(\w+)", name):
         prefix = f"layer{match[1]}.{int(match[2]) - 1}"
-        leaves = _RESNET.get(match[3])
+        leaves = (_ADD_AND_BIT_RESNET if add_and_bit else _RESNET).get(match[3])
     elif match := re.fullmatch(r"block(\d+)_(\w+)", name):
         prefix = f"feature.{match[1]}"
         leaves = _MOBILE.get(match[2])
@@ -138,18 +141,20 @@ def torch_entries(model: tf.keras.Model) -> dict[str, TorchEntry]:
     Raises:
         UserError: If the model has weights that no published network has.
     """
-    mobile = any(layer.name == "block1_conv" for layer in model.layers)
+    names = {layer.name for layer in model.layers}
+    add_and_bit = any(getattr(layer, "power_of_two", False) for layer in model.layers)
     entries: dict[str, TorchEntry] = {}
     for layer in model.layers:
         if not layer.weights:
             continue
-        modules = _modules(layer.name, mobile)
+        modules = _modules(layer.name, names, add_and_bit)
         if modules is None:
             raise UserError(
                 "Only models of larq_nobn.zoo whose weights were published for PyTorch "
                 f"(the ReActNets) can load a state dict. Received: {model.name}, whose "
                 f"layer {layer.name!r} has no counterpart. Fix: build one with "
-                "zoo.create_model('reactnet18' | 'reactnet34' | 'reactnet_a')."
+                "zoo.create_model('reactnet18' | 'reactnet34' | 'reactnet_a' | "
+                "'abnet18' | 'abnet34' | 'abnet_a')."
             )
         entries.update(_layer_entries(layer, modules))
     return entries
@@ -158,19 +163,20 @@ def torch_entries(model: tf.keras.Model) -> dict[str, TorchEntry]:
 def load_torch_state_dict(model: tf.keras.Model, state_dict: Mapping[str, Any]) -> None:
     """Load the weights of a published PyTorch network into its zoo twin.
 
-    Takes the official "BNN - BN = ?" networks (all norms, both steps) and liuzechun's
-    ReActNet-18 and ReActNet-A. Prefixes from DataParallel (`module.`), a wrapping
-    `{"state_dict": ...}` and kernels stored flat are understood; everything else is
-    strict. liuzechun's ReActNet-18 has the names and shapes of the official `bn` one
-    but real downsample kernels: build it with `binary_downsample=False`.
+    Takes the official "BNN - BN = ?" networks (all norms, both steps), liuzechun's
+    ReActNet-18 and ReActNet-A, and A&B BNN's networks. Prefixes from DataParallel
+    (`module.`), a wrapping `{"state_dict": ...}` and kernels stored flat are
+    understood; everything else is strict. liuzechun's ReActNet-18 has the names and
+    shapes of the official `bn` one but real downsample kernels: build it with
+    `binary_downsample=False`.
 
     Args:
-        model: A ReActNet of the zoo, with the same norm.
+        model: A ReActNet or A&B BNN of the zoo, with the same norm.
         state_dict: Names to arrays; NumPy arrays or anything that converts to them.
 
     Raises:
         UserError: If entries are missing, unexpected, misshaped or not finite (the
-            model is unchanged then), or the model is not a ReActNet of the zoo.
+            model is unchanged then), or the model is no such network of the zoo.
 
     Example:
         >>> state = torch.load("model.pth", map_location="cpu", weights_only=True)

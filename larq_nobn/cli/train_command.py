@@ -1,0 +1,60 @@
+"""`larq-nobn train`: run a recipe."""
+
+HELP = "train a network by a recipe, in two steps"
+
+
+def add_arguments(parser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "recipe", help="a recipe, such as training/cifar10_reactnet18.py"
+    )
+    parser.add_argument("--out", required=True, help="folder of the run")
+    parser.add_argument("--data-dir", help="tensorflow-datasets folder")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        action="extend",
+        metavar="KEY=VALUE",
+        help="change settings of the recipe, for example --set epochs=5 norm=batch",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in --out"
+    )
+    parser.add_argument(
+        "--distribute",
+        choices=("mirrored", "multiworker"),
+        help="train on all devices of this machine, or on the workers in TF_CONFIG",
+    )
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="record clipping per layer and variance per block, once an epoch",
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few images and epochs, to try a recipe"
+    )
+
+
+def run(args) -> None:
+    """Run the recipe."""
+    from larq_nobn.training import load_recipe, parse_settings, train
+
+    recipe = load_recipe(args.recipe)
+    if args.smoke:
+        recipe = recipe.replace(epochs=2, limit=256, batch_size=64, width=8)
+    recipe = recipe.replace(**parse_settings(args.set))
+    result = train(
+        recipe,
+        args.out,
+        args.data_dir,
+        resume=args.resume,
+        distribute=args.distribute,
+        trace=args.trace,
+    )
+    top1 = result["top1"]
+    print(
+        f"{result['recipe']}: top-1 {top1['step1']:.2f} % after step 1 (binary "
+        f"activations), {top1['step2']:.2f} % after step 2 (binary weights too); "
+        f"{result['images_per_second']:.0f} images/s; in {args.out}"
+    )

@@ -1,0 +1,396 @@
+"""The engine: both steps of a recipe, with checkpoints, history and a result."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from larq_nobn import zoo
+from larq_nobn._errors import UserError
+from larq_nobn.layers import LearnableBias, RPReLU, RSign
+from larq_nobn.optimizers import AdaptiveGradientClipping, CoupledWeightDecay
+from larq_nobn.probes import signal_propagation
+from larq_nobn.training import data
+from larq_nobn.training.checkpoint import (
+    Checkpoint,
+    load_latest,
+    weights_sha256,
+)
+from larq_nobn.training.distribution import (
+    is_chief,
+    make_strategy,
+    shard,
+    watch_workers,
+)
+from larq_nobn.training.folder import RunFolder
+from larq_nobn.training.progress import Progress
+from larq_nobn.training.recipe import Recipe
+from larq_nobn.training.trainer import Teacher, Trainer, load_teacher
+from larq_nobn.zoo.weights import assign_checked, named_weights
+
+STEPS = ("step1", "step2")
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    data_dir: str | None = None,
+    resume: bool = False,
+    verbose: bool = True,
+    distribute: str | None = None,
+    trace: bool = False,
+) -> dict[str, Any]:
+    """Run a recipe: step 1 with real weights, step 2 from its best ones, binary.
+
+    Leaves in `out`: `result.json`, `model.keras` (the network of step 2 with softmax),
+    `history.json` and `.csv`, `curve.png`, `tensorboard/`, `checkpoints/`.
+
+    Args:
+        recipe: What to train.
+        out: Folder of the run.
+        data_dir: tensorflow-datasets folder.
+        resume: Go on from the last intact checkpoint in `out`.
+        verbose: Whether to show a progress bar.
+        distribute: `None`, `"mirrored"` (all devices of this machine) or
+            `"multiworker"` (the machines that `TF_CONFIG` names, which share `out`).
+        trace: Whether to record, once an epoch, how much was clipped in each layer and
+            the activations' variance behind each block, to `traces.json` and
+            TensorBoard.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        UserError: If the folder holds another run, the data or a setting is wrong, or
+            the training diverged.
+        OSError: If the folder cannot be written; the last checkpoint stays.
+    """
+    strategy = make_strategy(distribute, recipe.batch_size)
+    with RunFolder(Path(out), recipe, resume, is_chief(strategy)) as folder:
+        if resume and (result := folder.result()):
+            return result
+        images = data.load_images(recipe.dataset, data_dir, recipe.limit)
+        with watch_workers(strategy):
+            return _Run(recipe, folder, images, strategy, verbose, trace).run()
+
+
+def make_optimizer(
+    recipe: Recipe, model: tf.keras.Model, step: str, track_clipping: bool = False
+) -> tf.keras.optimizers.Optimizer:
+    """The reference's optimizer: clip, then L2 (in step 1), then Adam.
+
+    Args:
+        recipe: Holds learning rate, λ of clipping and L2.
+        model: The network; its layer `"classifier"` is not clipped.
+        step: `"step1"` or `"step2"`.
+        track_clipping: Whether to count what is clipped.
+
+    Returns:
+        A Keras optimizer.
+    """
+    optimizer = tf.keras.optimizers.Adam(recipe.learning_rate)
+    if step == "step1" and recipe.weight_decay:
+        optimizer = CoupledWeightDecay(
+            optimizer, recipe.weight_decay, decayed_variables(model)
+        )
+    if recipe.clip_factor:
+        optimizer = AdaptiveGradientClipping(
+            optimizer,
+            recipe.clip_factor,
+            exclude=[model.get_layer("classifier")],
+            track_clipping=track_clipping,
+        )
+    return optimizer
+
+
+def decayed_variables(model: tf.keras.Model) -> list[tf.Variable]:
+    """What the reference decays: all that PyTorch stores with four axes.
+
+    These are kernels and gains of convolutions and the learnable biases; not the
+    slopes, batch norms and classifier.
+
+    Args:
+        model: A network of the zoo.
+
+    Returns:
+        Its decayed variables.
+    """
+    variables: list[tf.Variable] = []
+    for layer in model.layers:
+        if isinstance(layer, tf.keras.layers.Conv2D):
+            variables.append(layer.kernel)
+            if hasattr(layer, "gain"):
+                variables.append(layer.gain)
+        elif isinstance(layer, (LearnableBias, RSign)):
+            variables.append(layer.bias)
+        elif isinstance(layer, RPReLU):
+            variables += [layer.bias_in, layer.bias_out]
+    return variables
+
+
+@dataclasses.dataclass
+class _State:
+    """Where a run stands. `step` and `epoch` count what is done."""
+
+    step: int = 0
+    epoch: int = 0
+    seconds: float = 0.0
+    history: dict[str, list[dict[str, float]]] = dataclasses.field(
+        default_factory=lambda: {step: [] for step in STEPS}
+    )
+    best_top1: float = -1.0
+    traces: dict[str, list[dict[str, Any]]] = dataclasses.field(
+        default_factory=lambda: {step: [] for step in STEPS}
+    )
+
+
+def build_trainer(
+    recipe: Recipe, step: str, teacher: Teacher | None = None, trace: bool = False
+) -> Trainer:
+    """Build and compile the network of one step.
+
+    Args:
+        recipe: The recipe.
+        step: `"step1"` or `"step2"`.
+        teacher: Function from images to the teacher's logits.
+        trace: Whether the optimizer counts what it clips.
+
+    Returns:
+        The compiled network, its optimizer built.
+    """
+    tf.keras.utils.set_random_seed(recipe.seed)
+    model = Trainer(
+        zoo.create_model(
+            **recipe.model_arguments(binary_weights=step == "step2"),
+            classifier_activation=None,
+        ),
+        teacher=teacher,
+        teacher_weight=recipe.teacher_weight,
+        ema=recipe.ema,
+        flip_test=recipe.flip_test,
+    )
+    model.compile(
+        make_optimizer(recipe, model, step, trace),
+        tf.keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=recipe.label_smoothing
+        ),
+        metrics=[tf.keras.metrics.CategoricalAccuracy(name="accuracy")],
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+class _Run:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        images: data.Images,
+        strategy: tf.distribute.Strategy,
+        verbose: bool,
+        trace: bool,
+    ):
+        self.recipe = recipe
+        self.folder = folder
+        self.images = images
+        self.strategy = strategy
+        self.trace = trace
+        self.state = _State()
+        self.best: dict[str, np.ndarray] = {}
+        self.test = shard(images.test_batches(4 * recipe.batch_size))
+        self.teacher = None
+        if recipe.teacher is not None:
+            with strategy.scope():
+                self.teacher = load_teacher(
+                    recipe.teacher, recipe.dataset, images.source.num_classes
+                )
+        self.steps_per_epoch = images.train_size // recipe.batch_size
+        per_epoch = self.steps_per_epoch * recipe.batch_size
+        self.progress = Progress(
+            2 * recipe.epochs * per_epoch, recipe.batch_size, verbose
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Do what is left to do of both steps."""
+        checkpoint = load_latest(self.folder.checkpoints)
+        # Another sum order in a gradient would flip signs: resumed runs would differ.
+        tf.config.experimental.enable_op_determinism()
+        policy = tf.keras.mixed_precision.global_policy()
+        tf.keras.mixed_precision.set_global_policy(self.recipe.precision)
+        try:
+            if checkpoint:
+                self.state = _State(**checkpoint.meta)
+                self.progress.start_at(self._images_done())
+            model = None
+            for index in range(self.state.step, len(STEPS)):
+                model = self._step(index, checkpoint)
+                checkpoint = None
+            return self._finish(model)
+        finally:
+            tf.keras.mixed_precision.set_global_policy(policy)
+            self.progress.close()
+
+    def _step(self, index: int, checkpoint: Checkpoint | None) -> tf.keras.Model:
+        """Train one step to its end, from a checkpoint or from its start."""
+        recipe, state, step = self.recipe, self.state, STEPS[index]
+        with self.strategy.scope():
+            model = build_trainer(recipe, step, self.teacher, self.trace)
+        if checkpoint:
+            self._restore(model, checkpoint)
+        elif step == "step2":
+            assign_checked(named_weights(model), self.best, "The weights of step 1")
+        while state.epoch < recipe.epochs:
+            self._epoch(model, index)
+        if index + 1 == len(STEPS):
+            with model.averaged():
+                self._remember(model)
+        if index + 1 < len(STEPS):
+            state.step, state.epoch, state.best_top1 = index + 1, 0, -1.0
+        return model
+
+    def _epoch(self, model: tf.keras.Model, index: int) -> None:
+        recipe, state, step = self.recipe, self.state, STEPS[index]
+        started = time.monotonic()
+        epoch = state.epoch
+        rate = recipe.learning_rate_at(epoch)
+        model.optimizer.learning_rate = rate
+        # Every epoch of the run has its own order and augmentation.
+        batches = self.images.train_batches(
+            recipe.batch_size,
+            recipe.seed,
+            index * recipe.epochs + epoch,
+            recipe.padding,
+            recipe.mixup,
+            recipe.cutmix,
+        )
+        where = f"{step}, epoch {epoch + 1} of {recipe.epochs}"
+        self.progress.where = f"step {index + 1}/2 epoch {epoch + 1}/{recipe.epochs}"
+        fit = model.fit(
+            shard(batches),
+            callbacks=[self.progress, _StopOnNaN(where, self.folder.checkpoints)],
+            verbose=0,
+        )
+        with model.averaged():
+            test = model.evaluate(self.test, verbose=0, return_dict=True)
+            accuracy = test["accuracy"]
+            if accuracy > state.best_top1:
+                state.best_top1 = accuracy
+                self._remember(model)
+        seconds = time.monotonic() - started
+        state.epoch += 1
+        state.seconds += seconds
+        state.history[step].append(
+            {
+                "epoch": epoch + 1,
+                "learning_rate": rate,
+                "loss": fit.history["loss"][0],
+                "top1": 100 * fit.history["accuracy"][0],
+                "test_loss": test["loss"],
+                "test_top1": 100 * accuracy,
+                "seconds": seconds,
+            }
+        )
+        if self.trace:
+            self._record_traces(model, step)
+        self._save(model, index)
+
+    def _remember(self, model: tf.keras.Model) -> None:
+        self.best = {name: v.numpy() for name, v in named_weights(model).items()}
+
+    def _record_traces(self, model: "Trainer", step: str) -> None:
+        """Clipping per layer and variance per block, after an epoch."""
+        traces: dict[str, Any] = {"epoch": self.state.epoch}
+        if self.recipe.clip_factor:
+            traces["clipped"] = model.optimizer.clipping_report(reset=True)
+        images, _ = next(iter(self.images.test_batches(64)))
+        traces["blocks"] = signal_propagation(model, images)
+        self.state.traces[step].append(traces)
+
+    def _save(self, model: tf.keras.Model, index: int) -> None:
+        arrays = {f"model/{k}": v.numpy() for k, v in named_weights(model).items()}
+        arrays |= {f"best/{name}": value for name, value in self.best.items()}
+        variables = self._optimizer_variables(model)
+        arrays |= {f"optimizer/{name}": v.numpy() for name, v in variables.items()}
+        number = index * self.recipe.epochs + self.state.epoch
+        meta = dataclasses.asdict(self.state)
+        self.folder.save_checkpoint(number, Checkpoint(arrays, meta))
+        self.folder.write_history(self.state.history, self.state.traces)
+
+    @staticmethod
+    def _optimizer_variables(model: "Trainer") -> dict[str, tf.Variable]:
+        """The optimizer's state and the moving averages."""
+        variables = [*model.optimizer.variables, *model.averages]
+        return {str(i): variable for i, variable in enumerate(variables)}
+
+    def _restore(self, model: tf.keras.Model, checkpoint: Checkpoint) -> None:
+        def part(prefix: str) -> dict[str, np.ndarray]:
+            return {
+                name.removeprefix(prefix): array
+                for name, array in checkpoint.arrays.items()
+                if name.startswith(prefix)
+            }
+
+        self.best = part("best/")
+        assign_checked(named_weights(model), part("model/"), "The checkpoint")
+        variables = self._optimizer_variables(model)
+        assign_checked(variables, part("optimizer/"), "The checkpoint's optimizer")
+
+    def _finish(self, model: tf.keras.Model) -> dict[str, Any]:
+        recipe, history = self.recipe, self.state.history
+        weights = self.best
+        arguments = recipe.model_arguments()
+        published = zoo.create_model(**arguments)
+        assign_checked(named_weights(published), weights, "The trained weights")
+        self.folder.save_model(published)
+        last = [history[step][-1] for step in STEPS]
+        seconds = sum(row["seconds"] for step in STEPS for row in history[step])
+        done = 2 * recipe.epochs * self.steps_per_epoch * recipe.batch_size
+        return self.folder.finish(
+            {
+                "recipe": recipe.name,
+                "model": arguments,
+                "dataset": recipe.dataset,
+                "top1": _by_step(row["test_top1"] for row in last),
+                "best_top1": _by_step(
+                    max(row["test_top1"] for row in history[step]) for step in STEPS
+                ),
+                "epochs": _by_step(len(history[step]) for step in STEPS),
+                "seed": recipe.seed,
+                "seconds": seconds,
+                "images_per_second": done / seconds,
+                "weights_sha256": weights_sha256(weights),
+            },
+            history,
+        )
+
+    def _images_done(self) -> int:
+        epochs = self.state.step * self.recipe.epochs + self.state.epoch
+        return epochs * self.steps_per_epoch * self.recipe.batch_size
+
+
+def _by_step(values: Iterable) -> dict[str, Any]:
+    return dict(zip(STEPS, values, strict=True))
+
+
+class _StopOnNaN(tf.keras.callbacks.Callback):
+    """Stop at the first batch whose mean loss is not finite."""
+
+    def __init__(self, where: str, checkpoints: Path):
+        super().__init__()
+        self.where = where
+        self.checkpoints = checkpoints
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Check the running loss."""
+        if not math.isfinite(logs["loss"]):
+            raise UserError(
+                f"The loss must stay finite. Received: {logs['loss']} in {self.where}, "
+                f"batch {batch + 1}. The last good checkpoint is kept in "
+                f"{self.checkpoints}. Fix: start again with a smaller learning_rate or "
+                "clip_factor."
+            )

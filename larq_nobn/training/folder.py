@@ -1,0 +1,214 @@
+"""The folder of a run: who may write it, and what it holds at the end."""
+
+import csv
+import dataclasses
+import fcntl
+import io
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from larq_nobn._errors import UserError
+from larq_nobn.training.checkpoint import (
+    Checkpoint,
+    save_checkpoint,
+    write_atomically,
+    write_json,
+)
+from larq_nobn.training.recipe import Recipe
+
+History = dict[str, list[dict[str, float]]]
+
+
+class RunFolder:
+    """A run's folder, held by one process at a time.
+
+    Args:
+        path: The folder; made if missing.
+        recipe: The recipe that runs in it.
+        resume: Whether to go on with what is in it.
+        chief: Whether this process writes it; the other workers of a distributed run
+            only read.
+
+    Raises:
+        UserError: On entering, if another process or another recipe uses the folder.
+        OSError: On entering, if it cannot be written.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe, resume: bool, chief: bool = True):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self._recipe = recipe
+        self._resume = resume
+        self._chief = chief
+        self._lock = None
+
+    def __enter__(self) -> "RunFolder":
+        if not self._chief:
+            return self
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise UserError(
+                "A run needs a folder of its own. Received: "
+                f"{self.path}, in which another process is training. Fix: choose "
+                "another --out, or wait."
+            ) from error
+        # What a killed process left half-written.
+        for stale in [*self.path.glob(".*tmp*"), *self.checkpoints.glob(".*.tmp")]:
+            stale.unlink()
+        try:
+            self._check_settings()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def _check_settings(self) -> None:
+        file = self.path / "settings.json"
+        settings = dataclasses.asdict(self._recipe)
+        if not file.exists():
+            write_json(file, settings)
+            return
+        if not self._resume:
+            raise UserError(
+                "A run needs a folder of its own. Received: "
+                f"{self.path}, which holds one already. Fix: choose another --out, or "
+                "go on with that run by --resume."
+            )
+        try:
+            before = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{file} must hold the settings of the run. Received: {error}. "
+                "Fix: start again in another folder."
+            ) from error
+        # A setting that is newer than the run had its default then.
+        defaults = {f.name: f.default for f in dataclasses.fields(self._recipe)}
+        before = {**defaults, **before}
+        changed = [
+            f"{key} was {before[key]!r}, is {settings.get(key)!r}"
+            for key in sorted(before)
+            if before[key] != settings.get(key)
+        ]
+        if changed:
+            raise UserError(
+                "A resumed run must keep its settings. Received: "
+                f"{'; '.join(changed)}. Fix: give the settings that the run was "
+                "started with, or choose another --out."
+            )
+
+    def result(self) -> dict[str, Any] | None:
+        """The result, if the run is complete."""
+        file = self.path / "result.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def save_checkpoint(self, number: int, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; see `checkpoint.save_checkpoint`."""
+        if self._chief:
+            save_checkpoint(self.checkpoints, number, checkpoint)
+
+    def write_history(self, history: History, traces: History) -> None:
+        """Write the metrics so far, as JSON, CSV and TensorBoard events."""
+        if not self._chief:
+            return
+        write_json(self.path / "history.json", history)
+        if any(traces.values()):
+            write_json(self.path / "traces.json", traces)
+        self._write_events(history, traces)
+        table = io.StringIO()
+        rows = [{"step": step, **row} for step in history for row in history[step]]
+        writer = csv.DictWriter(table, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path / "history.csv", table.getvalue().encode())
+
+    def _write_events(self, history: History, traces: History) -> None:
+        """Append the last epoch to TensorBoard's event files."""
+        step = [step for step, rows in history.items() if rows][-1]
+        row = dict(history[step][-1])
+        epoch = row.pop("epoch")
+        for name, content in _scalars(traces[step][-1] if traces[step] else {}):
+            row[name] = content
+        folder = str(self.path / "tensorboard" / step)
+        with tf.summary.create_file_writer(folder).as_default():
+            for name, content in row.items():
+                tf.summary.scalar(name, content, epoch)
+
+    def save_model(self, model: tf.keras.Model) -> None:
+        """Save the final network as `model.keras`."""
+        if not self._chief:
+            return
+        temporary = self.path / ".model.tmp.keras"
+        try:
+            model.save(temporary)
+            temporary.replace(self.path / "model.keras")
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def finish(self, result: dict[str, Any], history: History) -> dict[str, Any]:
+        """Draw the curve and write `result.json`, which marks the run as complete."""
+        from larq_nobn.training.plots import draw_curve
+
+        if not self._chief:
+            return result
+        draw_curve({self._recipe.name: history}, self.path / "curve.png")
+        result = {
+            **result,
+            "settings": dataclasses.asdict(self._recipe),
+            "versions": versions(),
+            "git_revision": git_revision(),
+        }
+        write_json(self.path / "result.json", result)
+        return result
+
+
+def _scalars(traces: dict[str, Any]) -> list[tuple[str, float]]:
+    """Name the numbers of one epoch's traces for TensorBoard."""
+    clipped = traces.get("clipped", {}).items()
+    scalars = [(f"clipped/{name}", row["fraction"]) for name, row in clipped]
+    for row in traces.get("blocks", []):
+        scalars.append((f"variance/{row['layer']}", row["variance"]))
+    return scalars
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    import importlib.metadata
+
+    import larq_nobn
+
+    packages = ("keras", "larq", "larq-zoo", "numpy", "tensorflow-datasets")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {
+        "larq_nobn": larq_nobn.__version__,
+        "tensorflow": tf.__version__,
+        "python": platform.python_version(),
+        **found,
+    }
+
+
+def git_revision() -> str | None:
+    """Commit of the source tree, `None` outside one."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()

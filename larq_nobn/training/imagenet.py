@@ -1,0 +1,205 @@
+"""ImageNet from disk: the reference's augmentation, deterministic under a seed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from larq_nobn._errors import UserError
+from larq_nobn.training import data
+
+# Principal components of ImageNet's colours (AlexNet, Section 4.1), as published with
+# the lighting augmentation that the reference uses.
+_EIGENVALUES = np.float32([0.2175, 0.0188, 0.0045])
+_EIGENVECTORS = np.float32(
+    [
+        [-0.5675, 0.7192, 0.4009],
+        [-0.5808, -0.0045, -0.8140],
+        [-0.5836, -0.6948, 0.4203],
+    ]
+)
+_LIGHTING, _AREA, _SHUFFLE_BUFFER = 0.1, (0.08, 1.0), 16_384
+_SIZE, _RESIZED = 224, 256
+
+
+@dataclass(frozen=True)
+class ImageNet:
+    """ImageNet's two parts, as data sets of `(encoded JPEG, label)`.
+
+    Attributes:
+        train: Function from a seed to the training part in the order of that seed.
+        test: The validation part.
+        train_size: Number of training images.
+        name: `"imagenet"`.
+    """
+
+    train: Callable[[int], tf.data.Dataset]
+    test: tf.data.Dataset
+    train_size: int
+    name: str = "imagenet"
+
+    @property
+    def source(self) -> data.Source:
+        """Its row in `SOURCES`."""
+        return data.SOURCES[self.name]
+
+    def train_batches(
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        padding: str = "zero",
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+    ) -> tf.data.Dataset:
+        """One epoch; arguments and result as in `data.train_batches`.
+
+        `padding` has no effect: crops come from inside the image.
+        """
+        data.check_batch_size(batch_size, self.train_size)
+        classes = self.source.num_classes
+
+        def decode(index, item):
+            image, label = item
+            seed_ = data.augmentation_seed(seed, epoch, index)
+            return augmented_crop(image, seed_), tf.one_hot(label, classes)
+
+        def mixed(step, item):
+            random = data.augmentation_seed(seed, epoch, step)
+            return data.mix(*item, random, mixup, cutmix)
+
+        order = int(np.random.default_rng([seed, epoch]).integers(2**31))
+        examples = self.train(order).enumerate()
+        examples = examples.map(decode, tf.data.AUTOTUNE, deterministic=True)
+        batches = examples.batch(batch_size, drop_remainder=True)
+        if mixup or cutmix:
+            batches = batches.enumerate().map(mixed)
+        return batches.prefetch(tf.data.AUTOTUNE)
+
+    def test_batches(self, batch_size: int) -> tf.data.Dataset:
+        """The validation images in order; result as in `data.test_batches`."""
+        classes = self.source.num_classes
+        return (
+            self.test.map(
+                lambda image, label: (central_crop(image), tf.one_hot(label, classes)),
+                tf.data.AUTOTUNE,
+            )
+            .batch(batch_size)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+
+def augmented_crop(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Random resized crop, PCA lighting, mirror and normalization.
+
+    Args:
+        encoded: A JPEG.
+        seed: int64 of shape `(2,)`.
+
+    Returns:
+        float32 of shape `(224, 224, 3)`.
+    """
+    shape = tf.io.extract_jpeg_shape(encoded)
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.zeros([1, 0, 4]),
+        seed,
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=_AREA,
+        max_attempts=10,
+        use_image_if_no_bounding_boxes=True,
+    )
+    window = tf.concat([begin[:2], size[:2]], 0)
+    image = tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
+    image = tf.image.resize(image, [_SIZE, _SIZE], antialias=True) / 255.0
+    draw = tf.random.stateless_normal([3], seed, stddev=_LIGHTING, alg="philox")
+    image += tf.linalg.matvec(_EIGENVECTORS, draw * _EIGENVALUES)
+    image = tf.image.stateless_random_flip_left_right(image, seed)
+    return data.normalize(image * 255.0, "imagenet")
+
+
+def central_crop(encoded: tf.Tensor) -> tf.Tensor:
+    """Resize the shorter side to 256, crop 224 from the centre, normalize.
+
+    Args:
+        encoded: A JPEG.
+
+    Returns:
+        float32 of shape `(224, 224, 3)`.
+    """
+    image = tf.image.decode_jpeg(encoded, channels=3)
+    shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    scaled = tf.cast(tf.round(shape * _RESIZED / tf.reduce_min(shape)), tf.int32)
+    image = tf.image.resize(image, scaled, antialias=True)
+    image = tf.image.resize_with_crop_or_pad(image, _SIZE, _SIZE)
+    return data.normalize(image, "imagenet")
+
+
+def open_imagenet(data_dir: str | None, limit: int | None = None) -> ImageNet:
+    """Open ImageNet from a folder of class folders, or from tensorflow-datasets.
+
+    Args:
+        data_dir: A folder with `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG` (a thousand
+            classes; labels are their alphabetical order), or a tensorflow-datasets
+            folder that holds `imagenet2012`.
+        limit: Take only so many images of each part.
+
+    Returns:
+        The data set.
+
+    Raises:
+        UserError: If the data are missing or unreadable.
+    """
+    if data_dir is not None and (Path(data_dir) / "train").is_dir():
+        return _from_folders(Path(data_dir), limit)
+    import tensorflow_datasets as tfds
+
+    with data.readable("imagenet2012", data_dir):
+        builder = tfds.builder("imagenet2012", data_dir=data_dir)
+        if not Path(builder.data_path).is_dir():
+            builder.download_and_prepare()
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        train, test = (
+            builder.as_dataset(split=split, decoders=decoders, as_supervised=True)
+            for split in ("train", "validation")
+        )
+        size = builder.info.splits["train"].num_examples
+    if limit is not None:
+        train, test, size = train.take(limit), test.take(limit), min(size, limit)
+    return ImageNet(lambda seed: train.shuffle(_SHUFFLE_BUFFER, seed), test, size)
+
+
+def _from_folders(folder: Path, limit: int | None) -> ImageNet:
+    classes = sorted(path.name for path in (folder / "train").iterdir())
+    expected = data.SOURCES["imagenet"].num_classes
+    if len(classes) != expected:
+        raise UserError(
+            f"ImageNet's train folder must have {expected} class folders. Received: "
+            f"{folder / 'train'} with {len(classes)}. Fix: complete the data; labels "
+            "are the alphabetical order of all classes."
+        )
+    parts = []
+    for part in ("train", "val"):
+        paths = sorted(map(str, (folder / part).glob("*/*")))[:limit]
+        if not paths:
+            raise UserError(
+                "ImageNet's folder must hold train/CLASS/*.JPEG and val/CLASS/*.JPEG. "
+                f"Received: {folder}, whose {part} has no images. Fix: sort the images "
+                "into class folders."
+            )
+        labels = [classes.index(Path(path).parent.name) for path in paths]
+        parts.append((np.array(paths), np.array(labels, np.int64)))
+    (paths, labels), test = parts
+
+    def read(path, label):
+        return tf.io.read_file(path), label
+
+    def train(seed: int) -> tf.data.Dataset:
+        order = np.random.default_rng(seed).permutation(len(paths))
+        examples = tf.data.Dataset.from_tensor_slices((paths[order], labels[order]))
+        return examples.map(read, tf.data.AUTOTUNE, deterministic=True)
+
+    test = tf.data.Dataset.from_tensor_slices(test).map(read, tf.data.AUTOTUNE)
+    return ImageNet(train, test, len(paths))

@@ -1,0 +1,264 @@
+"""What a training is: a frozen dataclass, one Python file a published result."""
+
+import ast
+import dataclasses
+import importlib.util
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from larq_nobn._errors import UserError, one_of
+from larq_nobn.training.data import SOURCES
+from larq_nobn.zoo.models import FAMILIES, NORMS, STEMS, SURROGATES
+
+SCHEDULES = ("linear", "cosine")
+PADDINGS = ("zero", "reflect")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A two-step training of one network on one data set.
+
+    The defaults are the paper's ("BNN - BN = ?", arXiv 2104.08215, Section 4.1, and its
+    official code): step 1 trains with binary activations and real weights, step 2 goes
+    on from its best weights with binary weights too. What the paper does not have is
+    off.
+
+    Attributes:
+        name: Name of the result.
+        dataset: One of `training.data.SOURCES`.
+        model: One of `zoo.list_models()`.
+        norm: `"free"`, `"batch"` or `"none"`.
+        stem: `"imagenet"` or `"cifar"`.
+        width: Channels of the first stage; `None` for the published width.
+        alpha: Factor on the residual branches; `None` for the published one.
+        epochs: Epochs of each step.
+        batch_size: Images per step of the optimizer.
+        learning_rate: Base rate of Adam.
+        schedule: `"linear"`: epoch e of E (from 0) runs at base · (1 − (e+1)/E), as in
+            the paper (so the last epoch changes nothing); `"cosine"`: at
+            base · (1 + cos(πe/E)) / 2.
+        warmup_epochs: Epochs over which the rate rises linearly.
+        clip_factor: λ of adaptive gradient clipping; 0 switches clipping off.
+        weight_decay: L2 of step 1 on kernels, gains and learnable biases.
+        label_smoothing: Label smoothing of the cross-entropy.
+        teacher: `None`, the path of a saved Keras model (one of ours, say) that takes
+            the same normalized images, or `"keras:NAME"` for a network of
+            `keras.applications` with its ImageNet weights.
+        teacher_weight: Share of the distribution loss; the rest is cross-entropy with
+            the labels.
+        surrogate: As in `zoo.create_model`.
+        ema: Momentum of a moving average of the weights, which is then evaluated and
+            published; 0 for none.
+        mixup: α of mixup; 0 for none.
+        cutmix: α of CutMix; 0 for none. With both, each batch draws one of them.
+        flip_test: Average the logits of each test image and its mirror image.
+        padding: Border of the random crop, `"zero"` or `"reflect"`.
+        seed: Seed of initialization, order and augmentation.
+        precision: A Keras dtype policy.
+        limit: Train and test on so many images only.
+    """
+
+    name: str
+    dataset: str
+    model: str
+    norm: str = "free"
+    stem: str = "imagenet"
+    width: int | None = None
+    alpha: float | None = None
+    epochs: int = 256
+    batch_size: int = 256
+    learning_rate: float = 5e-4
+    schedule: str = "linear"
+    warmup_epochs: int = 0
+    clip_factor: float = 0.02
+    weight_decay: float = 1e-5
+    label_smoothing: float = 0.0
+    teacher: str | None = None
+    teacher_weight: float = 1.0
+    surrogate: str | None = None
+    ema: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    padding: str = "zero"
+    flip_test: bool = False
+    seed: int = 0
+    precision: str = "float32"
+    limit: int | None = None
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check_type(field, getattr(self, field.name))
+        one_of("dataset", self.dataset, SOURCES)
+        one_of("model", self.model, FAMILIES)
+        one_of("norm", self.norm, NORMS)
+        one_of("stem", self.stem, STEMS)
+        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("padding", self.padding, PADDINGS)
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("surrogate", self.surrogate, (None, *SURROGATES))
+        for name in ("epochs", "batch_size", "learning_rate"):
+            _check_range(self, name, above=0)
+        for name in (
+            "warmup_epochs",
+            "clip_factor",
+            "weight_decay",
+            "mixup",
+            "cutmix",
+            "seed",
+        ):
+            _check_range(self, name, at_least=0)
+        for name in ("label_smoothing", "ema"):
+            _check_range(self, name, at_least=0, below=1)
+        _check_range(self, "teacher_weight", at_least=0, at_most=1)
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0 in each step."""
+        if epoch < self.warmup_epochs:
+            return self.learning_rate * (epoch + 1) / (self.warmup_epochs + 1)
+        done = epoch - self.warmup_epochs
+        total = max(self.epochs - self.warmup_epochs, 1)
+        if self.schedule == "linear":
+            return self.learning_rate * (1 - (done + 1) / total)
+        return self.learning_rate * (1 + math.cos(math.pi * done / total)) / 2
+
+    def model_arguments(self, binary_weights: bool = True) -> dict[str, Any]:
+        """Arguments of `zoo.create_model` for the recipe's network."""
+        source = SOURCES[self.dataset]
+        return {
+            "name": self.model,
+            "norm": self.norm,
+            "stem": self.stem,
+            "width": self.width,
+            "alpha": self.alpha,
+            "binary_weights": binary_weights,
+            "input_shape": source.input_shape,
+            "num_classes": source.num_classes,
+            "surrogate": self.surrogate,
+        }
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """Return a recipe with some settings changed.
+
+        Raises:
+            UserError: On an unknown or ill-typed setting, with the valid ones.
+        """
+        valid = {field.name: field for field in dataclasses.fields(self)}
+        for name in changes:
+            if name not in valid:
+                raise UserError(
+                    f"A setting must be one of {', '.join(valid)}. Received: {name!r}. "
+                    "Fix: choose one of these."
+                )
+        return dataclasses.replace(self, **changes)
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """Parse `key=value` pairs; values are Python literals, or else strings.
+
+    Args:
+        pairs: For example `["epochs=5", "norm=batch"]`.
+
+    Returns:
+        Dict from keys to values, to give to `Recipe.replace`.
+
+    Raises:
+        UserError: If a pair has no `=`.
+    """
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(
+                f"A setting must have the form key=value. Received: {pair!r}. "
+                "Fix: for example --set epochs=5."
+            )
+        try:
+            settings[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[key] = value
+    return settings
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read the recipe that a Python file holds as `RECIPE`.
+
+    Args:
+        path: The file. It is run, so it must be one that you trust.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        UserError: If the file is missing, fails to run or holds no recipe.
+    """
+    path = Path(path)
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(
+            "A recipe must be a Python file. Received: "
+            f"{path}{'' if path.exists() else ', which does not exist'}. Fix: for "
+            "example training/cifar10_reactnet18.py of the repository."
+        )
+    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError, TypeError) as error:
+        raise UserError(
+            f"A recipe must be a Python file that runs. Received: {path}, "
+            f"{type(error).__name__}: {error}. Fix: correct the file."
+        ) from error
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise UserError(
+            f"A recipe file must define RECIPE = larq_nobn.training.Recipe(...). "
+            f"Received: {path}, RECIPE is {type(recipe).__name__}. Fix: see the files "
+            "in training/."
+        )
+    return recipe
+
+
+def _check_type(field: dataclasses.Field, value: Any) -> None:
+    kinds = (
+        typing.get_args(field.type)
+        if isinstance(field.type, types.UnionType)
+        else (field.type,)
+    )
+    # An int is a fine float; a bool is no int.
+    accepted = [*kinds, int] if float in kinds else list(kinds)
+    is_bool = isinstance(value, bool)
+    if not isinstance(value, tuple(accepted)) or (is_bool and bool not in kinds):
+        expected = " or ".join(getattr(k, "__name__", str(k)) for k in kinds)
+        raise UserError(
+            f"`{field.name}` must be of type {expected.replace('NoneType', 'None')}. "
+            f"Received: {field.name}={value!r} of type {type(value).__name__}. "
+            "Fix: give a value of that type."
+        )
+
+
+def _check_range(
+    recipe: Recipe,
+    name: str,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> None:
+    value = getattr(recipe, name)
+    bounds = {
+        f"above {above}": above is None or value > above,
+        f"at least {at_least}": at_least is None or value >= at_least,
+        f"at most {at_most}": at_most is None or value <= at_most,
+        f"below {below}": below is None or value < below,
+    }
+    # NaN fails every comparison.
+    failed = [text for text, holds in bounds.items() if not holds]
+    if failed:
+        raise UserError(
+            f"`{name}` must be {' and '.join(failed)}. Received: {name}={value!r}. "
+            "Fix: see the recipe's default."
+        )

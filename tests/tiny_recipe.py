@@ -1,0 +1,49 @@
+"""A recipe of a few seconds, run by tests in processes of their own.
+
+`KILL_AT` in the environment kills the process without warning: `batch:N` before the
+N-th batch, `write:N` when half of the N-th file is written.
+"""
+
+import os
+import signal
+
+from larq_nobn.training import Recipe, progress
+from larq_nobn.zoo.models import FAMILIES, ResNet
+
+FAMILIES["tiny"] = ResNet((1, 1), width=8)
+RECIPE = Recipe(
+    name="tiny_recipe",
+    dataset="digits",
+    model="tiny",
+    stem="cifar",
+    epochs=3,
+    batch_size=32,
+    learning_rate=2e-3,
+    schedule="cosine",
+    ema=0.9,
+    limit=160,
+)
+
+
+def _kill_on_call(count: int, function):
+    calls = 0
+
+    def wrapper(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            if function is os.fsync:
+                os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+if "KILL_AT" in os.environ:
+    place, number = os.environ["KILL_AT"].split(":")
+    target, name = {
+        "batch": (progress.Progress, "on_train_batch_end"),
+        "write": (os, "fsync"),
+    }[place]
+    setattr(target, name, _kill_on_call(int(number), getattr(target, name)))

@@ -1,0 +1,394 @@
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import larq_nobn
+from larq_nobn import UserError, zoo
+from larq_nobn.cli import main
+from larq_nobn.training import checkpoint, data, load_recipe, train
+from larq_nobn.training.checkpoint import Checkpoint, load_latest, save_checkpoint
+from larq_nobn.training.distribution import make_strategy
+from larq_nobn.training.engine import build_trainer, decayed_variables
+from larq_nobn.training.folder import RunFolder
+from larq_nobn.training.trainer import load_teacher
+from larq_nobn.zoo.models import FAMILIES, ResNet
+from larq_nobn.zoo.weights import named_weights
+
+RECIPE_FILE = Path(__file__).parent / "tiny_recipe.py"
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "tiny", ResNet((1, 1), width=8))
+    return load_recipe(RECIPE_FILE)
+
+
+def command(out, *arguments):
+    recipe_and_out = [str(RECIPE_FILE), "--out", str(out)]
+    return [sys.executable, "-m", "larq_nobn", "train", *recipe_and_out, *arguments]
+
+
+def run(out, *arguments, **environment):
+    return subprocess.run(
+        command(out, *arguments),
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    result = run(out)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def result_of(out):
+    return json.loads((out / "result.json").read_text())
+
+
+def test_a_run_leaves_everything(finished):
+    result = result_of(finished)
+    assert result["recipe"] == "tiny_recipe"
+    assert result["epochs"] == {"step1": 3, "step2": 3}
+    assert set(result["top1"]) == {"step1", "step2"}
+    assert result["settings"]["epochs"] == 3
+    assert result["versions"]["tensorflow"] == tf.__version__
+    history = json.loads((finished / "history.json").read_text())
+    assert [row["epoch"] for row in history["step2"]] == [1, 2, 3]
+    assert history["step1"][0]["learning_rate"] == pytest.approx(2e-3)
+    lines = (finished / "history.csv").read_text().splitlines()
+    assert len(lines) == 7
+    assert lines[0].startswith("step,epoch,learning_rate")
+    assert (finished / "curve.png").read_bytes()[1:4] == b"PNG"
+    assert list((finished / "tensorboard" / "step2").iterdir())
+
+
+def test_the_saved_model_gives_the_reported_accuracy(finished):
+    model = tf.keras.models.load_model(finished / "model.keras")
+    images = data.load_images("digits", limit=160)
+    x, y = images.test
+    predictions = model.predict(zoo.preprocess_input(x, "digits"), verbose=0)
+    np.testing.assert_allclose(predictions.sum(axis=1), 1, atol=1e-5)
+    top1 = 100 * (predictions.argmax(axis=1) == y).mean()
+    assert top1 == pytest.approx(result_of(finished)["top1"]["step2"], abs=1e-4)
+    weights = {name: v.numpy() for name, v in named_weights(model).items()}
+    assert checkpoint.weights_sha256(weights) == result_of(finished)["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    "kill_at",
+    # An epoch writes arrays, description and two histories, the run its settings
+    # first. Early: in the first epoch, then in its arrays. Late: in the description of
+    # the first checkpoint of step 2, then in the middle of its epoch.
+    [["batch:3", "write:1"], ["write:15", "batch:4"]],
+    ids=["early", "late"],
+)
+def test_killed_runs_end_like_the_others(finished, tmp_path, kill_at):
+    out = tmp_path / "run"
+    for place in kill_at:
+        killed = run(out, "--resume", KILL_AT=place)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not (out / "result.json").exists()
+    resumed = run(out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert result_of(out)["weights_sha256"] == result_of(finished)["weights_sha256"]
+    assert not list(out.rglob("*.tmp*"))
+
+
+def test_a_finished_run_resumes_to_its_result(finished, recipe):
+    assert train(recipe, finished, resume=True) == result_of(finished)
+
+
+def test_one_run_a_folder(finished, recipe, capsys):
+    assert main(["train", str(RECIPE_FILE), "--out", str(finished)]) == 2
+    message = capsys.readouterr().err
+    assert "A run needs a folder of its own" in message
+    assert message.count("\n") == 1
+
+
+def test_resume_keeps_the_settings(finished, recipe):
+    changed = recipe.replace(epochs=5, norm="batch")
+    with pytest.raises(UserError, match="epochs was 3, is 5; norm was 'free', is 'ba"):
+        train(changed, finished, resume=True)
+
+
+def test_a_folder_is_held_by_one_process(recipe, tmp_path):
+    with RunFolder(tmp_path, recipe, resume=False):
+        with pytest.raises(UserError, match="another process is training"):
+            RunFolder(tmp_path, recipe, resume=True).__enter__()
+
+
+def test_unreadable_settings(recipe, tmp_path):
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(UserError, match="must hold the settings of the run"):
+        train(recipe, tmp_path, resume=True)
+
+
+def test_no_permission_is_one_line(tmp_path, capsys):
+    # A file where a folder should be: as unwritable for root as for others.
+    (tmp_path / "file").write_text("")
+    assert main(["train", str(RECIPE_FILE), "--out", str(tmp_path / "file/run")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("larq-nobn: error: Not a directory")
+    assert message.count("\n") == 1
+
+
+def test_divergence_stops_and_says_where(recipe, tmp_path):
+    wild = recipe.replace(clip_factor=0.0, learning_rate=1e30, epochs=2)
+    with pytest.raises(
+        UserError, match=r"Received: (nan|inf) in step1, epoch [12] of 2"
+    ):
+        train(wild, tmp_path, verbose=False)
+
+
+def test_options_train_together(recipe, tmp_path):
+    """Teacher, mixing, reflect padding, mirrored test, surrogate, bfloat16, traces."""
+    teacher = tmp_path / "teacher.keras"
+    zoo.create_model("tiny", stem="cifar", input_shape=(8, 8, 1), num_classes=10).save(
+        teacher
+    )
+    rich = recipe.replace(
+        epochs=1,
+        teacher=str(teacher),
+        teacher_weight=0.5,
+        label_smoothing=0.1,
+        mixup=0.2,
+        cutmix=1.0,
+        padding="reflect",
+        flip_test=True,
+        surrogate="sigmoid_sign",
+        warmup_epochs=1,
+        precision="mixed_bfloat16",
+        weight_decay=1e-3,
+    )
+    result = train(rich, tmp_path / "run", verbose=False, trace=True)
+    assert np.isfinite(result["top1"]["step2"])
+    traces = json.loads((tmp_path / "run" / "traces.json").read_text())
+    clipped = traces["step1"][0]["clipped"]
+    assert "classifier/kernel:0" not in clipped
+    assert 0 <= clipped["stem/kernel:0"]["fraction"] <= 1
+    blocks = [row["layer"] for row in traces["step2"][0]["blocks"]]
+    assert blocks == ["stage1_unit1_rprelu", "stage2_unit1_rprelu"]
+
+
+def test_decayed_variables_are_the_references(recipe):
+    model = zoo.create_model(
+        "reactnet18", stem="cifar", width=8, input_shape=(8, 8, 3), num_classes=10
+    )
+    decayed = {id(variable) for variable in decayed_variables(model)}
+    for name, variable in named_weights(model).items():
+        leaf = name.split("/")[1]
+        expected = leaf != "slope" and not name.startswith("classifier/")
+        assert (id(variable) in decayed) == expected, name
+
+
+def test_distillation_loss_is_the_mixture(recipe):
+    model = build_trainer(recipe.replace(ema=0.0), "step1")
+    teacher_logits = tf.constant(
+        np.random.default_rng(0).normal(size=(4, 10)), tf.float32
+    )
+    mixed = build_trainer(
+        recipe.replace(ema=0.0, teacher_weight=0.3),
+        "step1",
+        teacher=lambda images: teacher_logits,
+    )
+    x = tf.random.normal([4, 8, 8, 1])
+    y = tf.one_hot([1, 2, 3, 4], 10)
+    logits = model(x)
+    hard = float(model.compute_loss(x, y, logits))
+    soft = float(larq_nobn.losses.DistributionLoss()(teacher_logits, logits))
+    expected = 0.3 * soft + 0.7 * hard
+    assert float(mixed.compute_loss(x, y, logits)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_moving_average(recipe):
+    model = build_trainer(recipe, "step1")
+    before = [v.numpy() for v in model.trainable_variables]
+    images = data.load_images("digits", limit=64)
+    model.fit(images.train_batches(32, 0, 0).take(1), verbose=0)
+    after = [v.numpy() for v in model.trainable_variables]
+    with model.averaged():
+        for old, new, used in zip(
+            before, after, model.trainable_variables, strict=True
+        ):
+            np.testing.assert_allclose(used, 0.9 * old + 0.1 * new, atol=1e-7)
+    for new, variable in zip(after, model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(new, variable)
+
+
+def test_teacher_with_other_classes(tmp_path, recipe):
+    path = tmp_path / "teacher.keras"
+    zoo.create_model("tiny", stem="cifar", input_shape=(8, 8, 1), num_classes=7).save(
+        path
+    )
+    with pytest.raises(UserError, match=r"10 classes. Received: .*\(None, 7\)"):
+        load_teacher(str(path), "digits", 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no/such.keras", "which does not exist"),
+        ("keras:ResNet5", "Received: 'ResNet5'"),
+    ],
+)
+def test_missing_teacher(name, message):
+    with pytest.raises(UserError, match=message):
+        load_teacher(name, "imagenet", 1000)
+
+
+class TestCheckpoint:
+    def save(self, folder, number):
+        arrays = {"a": np.full(5, number, np.float32)}
+        save_checkpoint(folder, number, Checkpoint(arrays, {"step": number}))
+
+    def test_latest_two_are_kept(self, tmp_path):
+        for number in range(1, 5):
+            self.save(tmp_path, number)
+        files = sorted(path.name for path in tmp_path.iterdir())
+        expected = ["000003.json", "000003.npz", "000004.json", "000004.npz"]
+        assert files == expected
+        assert load_latest(tmp_path).meta == {"step": 4}
+
+    @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "description"])
+    def test_damage_falls_back_and_is_said(self, tmp_path, capsys, damage):
+        self.save(tmp_path, 1)
+        self.save(tmp_path, 2)
+        path = tmp_path / "000002.npz"
+        content = bytearray(path.read_bytes())
+        if damage == "flip":
+            content[-40] ^= 1
+            path.write_bytes(content)
+        elif damage == "truncate":
+            path.write_bytes(content[:50])
+        elif damage == "remove":
+            path.unlink()
+        else:
+            path.with_suffix(".json").write_text('{"step"')
+        loaded = load_latest(tmp_path)
+        np.testing.assert_array_equal(loaded.arrays["a"], np.ones(5))
+        assert "checkpoint 000002" in capsys.readouterr().err
+
+    def test_none(self, tmp_path):
+        assert load_latest(tmp_path) is None
+
+    def test_pickles_are_not_read(self, tmp_path, capsys):
+        arrays = {"a": np.array([{}], object)}
+        save_checkpoint(tmp_path, 1, Checkpoint(arrays, {}))
+        assert load_latest(tmp_path) is None
+        assert "allow_pickle=False" in capsys.readouterr().err
+
+    def test_full_disk_keeps_the_last(self, tmp_path):
+        self.save(tmp_path, 1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                self.save(tmp_path, 2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert load_latest(tmp_path).meta == {"step": 1}
+        assert not list(tmp_path.glob(".*"))
+
+
+class TestWorkers:
+    """Two real processes on loopback."""
+
+    settings = ("--set", "precision=float64", "ema=0.0", "epochs=1")
+
+    def start(self, out, index, ports, *arguments, **environment):
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+        return subprocess.Popen(
+            command(out, "--distribute", "multiworker", *self.settings, *arguments),
+            env={**os.environ, "TF_CONFIG": json.dumps(config), **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @staticmethod
+    def free_ports():
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        ports = [s.getsockname()[1] for s in sockets]
+        for s in sockets:
+            s.close()
+        return ports
+
+    def finish(self, out, *arguments):
+        ports = self.free_ports()
+        workers = [self.start(out, i, ports, *arguments) for i in range(2)]
+        for worker in workers:
+            _, errors = worker.communicate(timeout=300)
+            assert worker.returncode == 0, errors
+
+    def test_two_workers_equal_one(self, tmp_path):
+        alone = run(tmp_path / "one", *self.settings)
+        assert alone.returncode == 0, alone.stderr
+        self.finish(tmp_path / "two")
+        one, two = (
+            named_weights(tf.keras.models.load_model(tmp_path / out / "model.keras"))
+            for out in ("one", "two")
+        )
+        for name, variable in one.items():
+            np.testing.assert_allclose(two[name], variable, atol=1e-6, err_msg=name)
+
+    def test_a_lost_worker_is_said_and_the_run_resumes(self, tmp_path):
+        ports = self.free_ports()
+        out = tmp_path / "run"
+        chief = self.start(out, 0, ports)
+        # Dies in step 2, behind the checkpoint of step 1.
+        other = self.start(out, 1, ports, KILL_AT="batch:8")
+        _, errors = chief.communicate(timeout=300)
+        other.communicate(timeout=60)
+        assert other.returncode == -signal.SIGKILL
+        assert chief.returncode == 2, errors
+        assert "another worker is gone" in errors
+        self.finish(out, "--resume")
+        assert (out / "result.json").exists()
+
+
+@pytest.mark.parametrize("config", [None, "{", '{"cluster": {}}'])
+def test_workers_need_their_configuration(monkeypatch, config):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config is not None:
+        monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(UserError, match="TF_CONFIG must name all workers"):
+        make_strategy("multiworker", 32)
+
+
+def test_batch_divides_among_replicas():
+    with pytest.raises(
+        UserError, match="among the 2 replicas. Received: batch_size=33"
+    ):
+        make_strategy("mirrored", 33)
+
+
+def test_unknown_strategy():
+    with pytest.raises(UserError, match="`distribute` must be one of None, 'mirrored'"):
+        make_strategy("tpu", 32)
+
+
+def test_mirrored_equals_one_device(recipe, tmp_path):
+    settings = {"precision": "float64", "ema": 0.0, "epochs": 1}
+    weights = []
+    for distribute in (None, "mirrored"):
+        out = tmp_path / str(distribute)
+        train(recipe.replace(**settings), out, verbose=False, distribute=distribute)
+        model = tf.keras.models.load_model(out / "model.keras")
+        weights.append(named_weights(model))
+    for name, variable in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], variable, atol=1e-6, err_msg=name)
