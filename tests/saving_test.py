@@ -31,7 +31,9 @@ def test_loads_weights_and_compilation(name, as_path, tmp_path):
     evaluate = {"x": x, "y": np.ones((2, 3)), "verbose": 0}
     np.testing.assert_allclose(loaded.evaluate(**evaluate), model.evaluate(**evaluate))
     assert loaded.optimizer.clip_factor == 0.5
-    assert load_model(as_path(tmp_path / name), compile=False).optimizer is None
+    not_compiled = load_model(as_path(tmp_path / name), compile=False)
+    with pytest.raises(RuntimeError, match="You must compile your model"):
+        not_compiled.evaluate(**evaluate)
 
 
 @pytest.mark.parametrize("name", FORMATS)
