@@ -1,7 +1,9 @@
 """The networks: one description per family, every variant an argument or a row."""
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import tensorflow as tf
@@ -263,7 +265,7 @@ def _head(
         layer = tf.keras.layers.Activation(
             activation, dtype="float32" if half else None, name="predictions"
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(
             "`classifier_activation` must be a Keras activation or None for logits. "
             f"Received: classifier_activation={activation!r}. Fix: 'softmax' or None."
@@ -313,8 +315,8 @@ def _input(
 
 
 def _check_number(what: str, value: Any, kind: type, hint: str) -> None:
-    integral = isinstance(value, int) and not isinstance(value, bool)
-    if not (integral or (kind is float and isinstance(value, float))) or not value > 0:
+    wanted = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, wanted) or not 0 < value < inf:
         noun = "integer" if kind is int else "number"
         raise UserError(
             f"`{what}` must be a positive {noun}. Received: {what}={value!r}. "
