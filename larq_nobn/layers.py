@@ -10,8 +10,19 @@ from larq_nobn.constraints import check_gamma_and_eps
 from larq_nobn.math import round_straight_through, scaled_weight_standardization
 
 
+class _NamedWeights:
+    """Keep a layer's name in the names of its weights when Keras loads `.keras` files.
+
+    Reports and selections of variables go by them.
+    """
+
+    def build_from_config(self, config):
+        with tf.name_scope(self.name):
+            super().build_from_config(config)
+
+
 @register
-class QuantConv2D(lq.layers.QuantConv2D):
+class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
     """Larq's `QuantConv2D` with one more padding: `"symmetric"`.
 
     TensorFlow's `"same"` puts the odd pixel of a strided convolution at the end;
@@ -194,7 +205,7 @@ class ScaledWSConv2D(QuantConv2D):
 
 
 @register
-class LearnableBias(tf.keras.layers.Layer):
+class LearnableBias(_NamedWeights, tf.keras.layers.Layer):
     """Add a trainable shift per channel: ReActNet's (arXiv 2003.03488) learnable bias.
 
     Args:
@@ -232,7 +243,7 @@ class LearnableBias(tf.keras.layers.Layer):
 
 
 @register
-class RSign(lq.quantizers.Quantizer):
+class RSign(_NamedWeights, lq.quantizers.Quantizer):
     r"""ReActNet's sign with a trainable threshold per channel.
 
     \\[ y = \mathrm{sign}(x + b) \\]
@@ -271,7 +282,7 @@ class RSign(lq.quantizers.Quantizer):
 
 
 @register
-class RPReLU(tf.keras.layers.Layer):
+class RPReLU(_NamedWeights, tf.keras.layers.Layer):
     r"""ReActNet's PReLU with shifts before and after.
 
     \\[ y = \mathrm{PReLU}(x + b_{in}) + b_{out}, \quad
