@@ -1,16 +1,16 @@
 """Checkpoints that survive being killed while they are written."""
 
-import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+
+from larq_nobn._files import sha256, write_json
 
 KEEP = 2
 
@@ -26,32 +26,6 @@ class Checkpoint:
 
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole or not there.
-
-    Args:
-        path: The file.
-        data: Its content.
-
-    Raises:
-        OSError: If it cannot be written; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def save_checkpoint(folder: Path, number: int, checkpoint: Checkpoint) -> None:
@@ -73,7 +47,7 @@ def save_checkpoint(folder: Path, number: int, checkpoint: Checkpoint) -> None:
             np.savez(file, **checkpoint.arrays)
             file.flush()
             os.fsync(file.fileno())
-        digest = _sha256(temporary)
+        digest = sha256(temporary)
         temporary.replace(arrays)
     finally:
         temporary.unlink(missing_ok=True)
@@ -99,7 +73,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
         try:
             meta = json.loads(description.read_text())
             path = description.with_suffix(".npz")
-            digest = _sha256(path)
+            digest = sha256(path)
             if digest != meta.pop("arrays_sha256"):
                 raise ValueError("its SHA-256 does not match")
             with np.load(path, allow_pickle=False) as file:
@@ -113,28 +87,3 @@ def load_latest(folder: Path) -> Checkpoint | None:
             continue
         return Checkpoint(arrays, meta)
     return None
-
-
-def weights_sha256(weights: Mapping[str, np.ndarray]) -> str:
-    """Digest of named weights: names, dtypes, shapes and bytes, in sorted order.
-
-    Args:
-        weights: Arrays by name.
-
-    Returns:
-        A hexadecimal SHA-256.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        array = np.ascontiguousarray(weights[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
