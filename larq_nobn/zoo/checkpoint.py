@@ -50,7 +50,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def looks_like_torch(start: bytes) -> bool:
     """Whether a file begins like those of torch.save: a zip archive or a pickle."""
-    return start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04")
+    return start[:2] == b"PK" or (
+        start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04"
+    )
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
@@ -114,8 +116,8 @@ def _check_unpacked_size(path: Path) -> None:
         ) from error
     if size > MAX_BYTES:
         raise UserError(
-            f"A checkpoint must unpack to {MAX_BYTES:,} bytes at most. Received: {path}, "
-            f"{size:,} bytes. Fix: save its state_dict alone by torch.save."
+            f"A checkpoint must unpack to {MAX_BYTES:,} bytes at most. Received: "
+            f"{path}, {size:,} bytes. Fix: save its state_dict alone by torch.save."
         )
 
 

@@ -185,9 +185,9 @@ def _blocks(answer: "requests.Response", url: str, size: int) -> Iterator[bytes]
 
 def _failure(url: str, what: str) -> UserError:
     return UserError(
-        f"A mirror must serve its files. Received: {url} {what}. Fix: check the address "
-        "in LARQ_NOBN_ZOO and the network (proxies are taken from HTTPS_PROXY), or "
-        "try again later."
+        f"A mirror must serve its files. Received: {url} {what}. Fix: check the "
+        "address in LARQ_NOBN_ZOO and the network (proxies are taken from "
+        "HTTPS_PROXY), or try again later."
     )
 
 

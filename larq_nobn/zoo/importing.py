@@ -155,7 +155,7 @@ def import_checkpoint(
             "paper": published.paper,
             "file": path.name if path.name.isprintable() else "",
             "sha256": sha256(path),
-            "dtype": ", ".join(sorted({a.dtype.name for a in state.values() if a.ndim})),
+            "dtype": state["fc.weight"].dtype.name,
         },
         license=license,
         redistributable=bool(license),
@@ -173,15 +173,15 @@ def _source(state: Mapping[str, np.ndarray], given: str | None) -> str:
     """Who published a checkpoint, by what only they write."""
     if given is not None:
         one_of("source", given, SOURCES)
+    small_stem = "conv1.weight" in state and state["conv1.weight"].shape[2:] == (3, 3)
+    found: str | None = "bnn_nobn"
     if any(key.endswith(".L_alpha") for key in state):
         found = "ab_bnn"
     elif any(key.endswith(".weights") for key in state):
         found = "reactnet"
-    elif any(key.endswith(".running_mean") for key in state):
+    elif any(key.endswith(".running_mean") for key in state) and not small_stem:
         # Both have these names and shapes, but not the same arithmetic or licence.
         found = given if given in ("bnn_nobn", "reactnet") else None
-    else:
-        found = "bnn_nobn"
     if found is None or given not in (None, found):
         raise UserError(
             "`source` must say who published the checkpoint. Received: "
@@ -210,8 +210,8 @@ def _network(
         raise UserError(
             f"The checkpoint must be of the network {name}. Received: one without its "
             f"first or last layer ({', '.join(list(state)[:4])}, ...). Fix: give the "
-            "--model that it is of, one of reactnet18, reactnet34, reactnet_a, abnet18, "
-            "abnet34, abnet_a."
+            "--model that it is of: reactnet18, reactnet34, reactnet_a, abnet18, "
+            "abnet34 or abnet_a."
         )
     width, channels, kernel_size, _ = first.shape
     if stem is None and mobile:
@@ -248,8 +248,8 @@ def check_against_oracle(network: Network, state: Mapping[str, np.ndarray]) -> N
     Raises:
         UserError: If it does not.
     """
-    size = network.family.stride(network.stem)
-    size *= max(1, 32 // size)
+    # Twice the strides: on 1×1 maps only the middle of a kernel would count.
+    size = 2 * network.family.stride(network.stem)
     shape = (size, size, network.input_shape[-1])
     images = np.random.default_rng(0).standard_normal((2, *shape))
     with _float64():

@@ -103,7 +103,9 @@ class _Forward:
             doubles = self._kernel(f"{name}.binary_pw_down1") is not None
             stride = 2 if doubles and block > 1 else 1
             x = self._mobile_block(x, name, (beta1, self._beta()), stride, doubles)
-            self.variance = 1.0 if stride == 2 else self.variance + self.variant.alpha**2
+            self.variance = (
+                1.0 if stride == 2 else self.variance + self.variant.alpha**2
+            )
             beta1 = self._beta()
             self.variance += self.variant.alpha**2
             block += 1

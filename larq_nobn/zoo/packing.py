@@ -5,7 +5,8 @@ the latent weights behind them can be replaced by ±t. Behind scaled weight
 standardization, which centres and rescales whatever it gets, t is free: it is the root
 mean square of the layer's centred latent weights, so that further training takes steps
 of the same relative size; the gain makes up for the magnitude, which the replacement
-changes. Without standardization t is each channel's magnitude itself.
+changes. Without standardization the mean of each channel's absolute weights is its
+magnitude, so there t is the magnitude (all but for rounding: see `_with_mean`).
 """
 
 from collections.abc import Mapping
@@ -41,7 +42,7 @@ def binary_kernel(layer: QuantConv2D, kernel: np.ndarray | None = None) -> np.nd
     Returns:
         Array of the kernel's shape, HWIO.
     """
-    kernel = layer.kernel if kernel is None else tf.cast(kernel, layer.kernel.dtype)
+    kernel = tf.convert_to_tensor(layer.kernel if kernel is None else kernel)
     # Larq's own way to the quantized kernel; ours standardizes first.
     return layer._get_quantizer("kernel")(kernel).numpy()
 
@@ -103,32 +104,52 @@ def unpack_weights(
                 "build the model with the arguments that they were packed with."
             )
         signs = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape)
-        values[kernel] = np.where(signs, magnitude, -magnitude)
+        if magnitude.ndim:
+            values[kernel] = _with_mean(signs, magnitude)
+        else:
+            values[kernel] = np.where(signs, magnitude, -magnitude)
     return values
 
 
 def _packed_kernel(layer: QuantConv2D) -> dict[str, np.ndarray]:
     name = f"{layer.name}/kernel"
-    kernel, gain = binary_kernel(layer), None
-    positive = kernel >= 0
-    scale = np.abs(kernel).max((0, 1, 2))
-    magnitude = np.float32(scale)
+    kernel = binary_kernel(layer)
+    positive, scale = kernel >= 0, _scale(kernel)
+
     if isinstance(layer, ScaledWSConv2D):
         latent = layer.kernel.numpy()
         centred = latent - latent.mean((0, 1, 2))
         magnitude = np.float32(np.sqrt(np.mean(np.square(centred))) or 1.0)
-        replaced = binary_kernel(layer, np.where(positive, magnitude, -magnitude))
-        new_scale = np.float64(np.abs(replaced).max((0, 1, 2)))
-        # A constant channel convolves with zeros, then as before.
-        ratio = np.divide(
-            scale, new_scale, np.ones_like(new_scale), where=new_scale > 0
-        )
-        gain = np.float32(layer.gain.numpy() * ratio)
-    packed = {
-        name + BITS: np.packbits(positive),
-        name + MAGNITUDE: magnitude,
-    }
-    return packed if gain is None else {**packed, f"{layer.name}/gain": gain}
+        new = binary_kernel(layer, np.where(positive, magnitude, -magnitude))
+        # A constant channel convolves with zeros, before and after.
+        new_scale = _scale(new)
+        ratio = np.divide(scale, new_scale, np.ones_like(scale), where=new_scale > 0)
+        others = {f"{layer.name}/gain": np.float32(layer.gain.numpy() * ratio)}
+    else:
+        magnitude, others = np.float32(scale), {}
+    return {name + BITS: np.packbits(positive), name + MAGNITUDE: magnitude, **others}
+
+
+def _with_mean(positive: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """A kernel of these signs whose absolute values have this mean, per channel.
+
+    Thousands of equal float32 numbers add up to something else than their product, by
+    1e-5. So all but the first get so few digits that their sums are exact, in whatever
+    order, and the first gets what is missing.
+    """
+    count = positive[..., 0].size
+    digits = 24 - int(np.ceil(np.log2(count)))
+    fraction, exponent = np.frexp(mean.astype(np.float64))
+    most = np.ldexp(np.floor(np.ldexp(fraction, digits)), exponent - digits)
+    magnitudes = np.broadcast_to(most, (count, len(mean))).copy()
+    magnitudes[0] += count * (mean - most)
+    magnitudes = magnitudes.reshape(positive.shape)
+    return np.float32(np.where(positive, magnitudes, -magnitudes))
+
+
+def _scale(kernel: np.ndarray) -> np.ndarray:
+    """The magnitude of each channel of a binary kernel."""
+    return np.abs(kernel).max((0, 1, 2)).astype(np.float64)
 
 
 def _fits(bits: np.ndarray, magnitude: np.ndarray | None, shape: tuple) -> bool:

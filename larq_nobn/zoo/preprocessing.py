@@ -175,8 +175,8 @@ def _description(dataset: "str | Card | tf.keras.Model") -> "ImageStatistics | C
     if card is None:
         raise UserError(
             "A model must have a card to say how its images are normalized. Received: "
-            f"{dataset.name}, which was not built with published weights. Fix: pass the "
-            f"name of the dataset, one of {', '.join(map(repr, STATISTICS))}."
+            f"{dataset.name}, which was not built with published weights. Fix: pass "
+            f"the name of the dataset, one of {', '.join(map(repr, STATISTICS))}."
         )
     return card
 
