@@ -149,14 +149,9 @@ class Network:
 
     Attributes:
         name: One of `list_models()`.
-        norm: As in `create_model`, as are the others.
-        binary_weights: Step 2 or step 1.
+        norm: As in `create_model`, as are those not listed here.
         binary_downsample: `True` also where it changes nothing.
-        stem: `"imagenet"` or `"cifar"`.
-        alpha: Factor on the residual branches; 1 in a network that is not BN-free.
-        width: Channels of the first stage.
-        input_shape: Height, width and channels of the images.
-        num_classes: Number of classes.
+        alpha: 1 in a network that is not BN-free.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,6 @@ from larq_nobn.zoo.weights import load_file, named_weights, weights_sha256
 
 LICENSE = "Apache-2.0"
 _MAX_RESULT_BYTES = 1 << 20
-_ARGUMENTS = (
-    "name",
-    "norm",
-    "binary_weights",
-    "binary_downsample",
-    "stem",
-    "alpha",
-    "width",
-    "input_shape",
-    "num_classes",
-)
 
 
 def publish_run(
@@ -119,7 +108,9 @@ def _network(result: Mapping[str, Any], run: Path) -> Network:
     arguments = dict(result["model"])
     if "name" not in arguments or not isinstance(arguments["name"], str):
         raise _bad_result(run, "a result.json without the model's name")
-    unknown = sorted(set(arguments) - set(_ARGUMENTS))
+    # It shapes gradients only, and stands among the recipe's settings.
+    arguments.pop("surrogate", None)
+    unknown = sorted(set(arguments) - {f.name for f in fields(Network)})
     if unknown:
         raise _bad_result(run, f"unknown arguments of create_model: {unknown}")
     return describe_network(arguments.pop("name"), **arguments)
