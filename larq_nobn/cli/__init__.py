@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("demo", "list", "train")
+COMMANDS = ("demo", "import", "list", "publish", "train", "weights")
 
 
 class _Parser(argparse.ArgumentParser):

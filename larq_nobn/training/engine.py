@@ -16,11 +16,7 @@ from larq_nobn.layers import LearnableBias, RPReLU, RSign
 from larq_nobn.optimizers import AdaptiveGradientClipping, CoupledWeightDecay
 from larq_nobn.probes import signal_propagation
 from larq_nobn.training import data
-from larq_nobn.training.checkpoint import (
-    Checkpoint,
-    load_latest,
-    weights_sha256,
-)
+from larq_nobn.training.checkpoint import Checkpoint, load_latest
 from larq_nobn.training.distribution import (
     is_chief,
     make_strategy,
@@ -31,7 +27,7 @@ from larq_nobn.training.folder import RunFolder
 from larq_nobn.training.progress import Progress
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.training.trainer import Teacher, Trainer, load_teacher
-from larq_nobn.zoo.weights import assign_checked, named_weights
+from larq_nobn.zoo.weights import assign_checked, named_weights, weights_sha256
 
 STEPS = ("step1", "step2")
 

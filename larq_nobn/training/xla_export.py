@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
+from larq_nobn._files import write_atomically, write_json
 from larq_nobn.training import data
-from larq_nobn.training.checkpoint import write_atomically, write_json
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.training.trainer import Trainer
 
