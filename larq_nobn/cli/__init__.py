@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("demo", "list", "train")
+COMMANDS = ("benchmark", "demo", "export", "inspect", "list", "train")
 
 
 class _Parser(argparse.ArgumentParser):
