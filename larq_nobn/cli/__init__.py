@@ -9,7 +9,20 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("demo", "import", "list", "publish", "train", "weights")
+COMMANDS = (
+    "benchmark",
+    "demo",
+    "evaluate",
+    "export",
+    "import",
+    "inspect",
+    "list",
+    "offload",
+    "probe",
+    "publish",
+    "train",
+    "weights",
+)
 
 
 class _Parser(argparse.ArgumentParser):
