@@ -181,6 +181,21 @@ def build_trainer(
     return model
 
 
+def publishable(recipe: Recipe, weights: dict[str, np.ndarray]) -> tf.keras.Model:
+    """The final network, with softmax on top.
+
+    Args:
+        recipe: The recipe.
+        weights: Its trained weights by name.
+
+    Returns:
+        The model that a run saves.
+    """
+    model = zoo.create_model(**recipe.model_arguments())
+    assign_checked(named_weights(model), weights, "The trained weights")
+    return model
+
+
 class _Run:
     def __init__(
         self,
@@ -340,9 +355,7 @@ class _Run:
         recipe, history = self.recipe, self.state.history
         weights = self.best
         arguments = recipe.model_arguments()
-        published = zoo.create_model(**arguments)
-        assign_checked(named_weights(published), weights, "The trained weights")
-        self.folder.save_model(published)
+        self.folder.save_model(publishable(recipe, weights))
         last = [history[step][-1] for step in STEPS]
         seconds = sum(row["seconds"] for step in STEPS for row in history[step])
         done = 2 * recipe.epochs * self.steps_per_epoch * recipe.batch_size
