@@ -11,7 +11,9 @@ import tensorflow as tf
 from larq_nobn import UserError
 from larq_nobn.training import Recipe, data, xla_export
 from larq_nobn.training.engine import build_trainer
+from larq_nobn.training.offload import offload
 from larq_nobn.zoo.models import FAMILIES, ResNet
+from larq_nobn.zoo.weights import named_weights, weights_sha256
 
 # `make test` puts it there.
 JAX_PYTHON = Path(sys.prefix) / "jax" / "bin" / "python"
@@ -105,3 +107,28 @@ def test_state_of_another_model(recipe, tmp_path):
         xla_export.load_state(other, tmp_path / "state.npz")
     with pytest.raises(UserError, match="which does not exist"):
         xla_export.load_state(model, tmp_path / "nowhere.npz")
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="jax has no release for Python 3.10 that fits"
+)
+def test_offload_leads_through_both_steps(recipe, tmp_path):
+    short = recipe.replace(epochs=2, limit=64)
+    out = tmp_path / "run"
+    assert "step1/run.py" in offload(short, out)
+    with pytest.raises(UserError, match="to its end, 2 epochs. Received: .* after 0"):
+        offload(short, out)
+    assert run(out / "step1").returncode == 0
+    assert "step2/run.py" in offload(short, out)
+    # A time that is up behind the first epoch: called again, it continues.
+    assert run(out / "step2", "--seconds", "0").returncode == 0
+    with pytest.raises(UserError, match="after 1. Fix: run .*step2/run.py again"):
+        offload(short, out)
+    assert run(out / "step2").returncode == 0
+    assert "The run is complete: top-1" in offload(short, out)
+    result = json.loads((out / "result.json").read_text())
+    assert result["epochs"] == {"step1": 2, "step2": 2}
+    model = tf.keras.models.load_model(out / "model.keras")
+    weights = {name: v.numpy() for name, v in named_weights(model).items()}
+    assert weights_sha256(weights) == result["weights_sha256"]
+    assert "The run is complete" in offload(short, out)

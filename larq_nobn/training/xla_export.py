@@ -181,4 +181,9 @@ def load_state(model: Trainer, path: Path) -> None:
         )
     with np.load(path, allow_pickle=False) as file:
         values = {name: file[name] for name in file.files if name != "epochs_done"}
-    assign_checked(state_variables(model), values, "The exported run's state")
+    # Metrics start anew, and exist only once a model has been trained.
+    variables, values = (
+        {name: value for name, value in named.items() if not name.startswith("metric/")}
+        for named in (state_variables(model), values)
+    )
+    assign_checked(variables, values, "The exported run's state")
