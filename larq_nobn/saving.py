@@ -39,11 +39,9 @@ def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
         model = tf.keras.models.load_model(path, compile=compile)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            "`path` must be a saved model (.keras, HDF5 or a SavedModel folder). "
-            f"Received: {path}, which Keras cannot read: {reason} Fix: save it with "
-            "model.save(path)."
-        ) from error
+        raise _unreadable(path, reason) from error
+    if not isinstance(model, tf.keras.Model):
+        raise _unreadable(path, "it holds no Keras model.")
     optimizer = getattr(model, "optimizer", None)
     if not compile or not isinstance(optimizer, tf.keras.optimizers.Optimizer):
         return model
@@ -76,3 +74,11 @@ def _restore_from_hdf5(optimizer: tf.keras.optimizers.Optimizer, path: Path) -> 
     if values and values[0] > 0:
         for variable, value in zip(optimizer.variables, values, strict=True):
             variable.assign(value)
+
+
+def _unreadable(path: Path, reason: str) -> UserError:
+    return UserError(
+        "`path` must be a saved model (.keras, HDF5 or a SavedModel folder). "
+        f"Received: {path}, which Keras cannot read: {reason} Fix: save it with "
+        "model.save(path)."
+    )

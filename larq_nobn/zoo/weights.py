@@ -60,6 +60,10 @@ def load_pretrained(
         )
 
 
+# Where `.weights.h5` files keep layers: by type and order, without their names.
+_BY_TYPE = ("layers/", "_layer_checkpoint_dependencies/")
+
+
 def load_file(model: tf.keras.Model, path: Path) -> None:
     """Load a weights file (HDF5) or a saved model (`.keras`, HDF5, SavedModel).
 
@@ -71,24 +75,68 @@ def load_file(model: tf.keras.Model, path: Path) -> None:
         UserError: If the file is unreadable or does not fit the model.
     """
     what = f"the weights in {path}"
-    if path.suffix == ".keras" or path.is_dir() or _is_full_hdf5_model(path):
+    if path.suffix == ".keras" or path.is_dir():
         try:
             source = tf.keras.models.load_model(path, compile=False)
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise _unreadable(path, error) from error
+        if not isinstance(source, tf.keras.Model):
+            raise _unreadable(path, ValueError("a SavedModel that is no Keras model"))
         transfer_weights(source, model, what)
         return
-    # Keras's own reader would write as it goes and stop halfway on a mismatch.
-    probe = tf.keras.models.clone_model(model)
+    values = _read_hdf5(path)
+    stored = [name for name in values if name.startswith(_BY_TYPE)]
+    if stored:
+        # Keras reads these, into a copy, since it may stop halfway through.
+        probe = tf.keras.models.clone_model(model)
+        _load_by_type(probe, path, len(stored), what)
+        transfer_weights(probe, model, what)
+        return
+    # Not by Keras: from a whole model it would run the code of Lambda layers.
+    values = {_layer_and_leaf(name): value for name, value in values.items()}
+    assign_checked(named_weights(model), values, what)
+
+
+def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
+    """The model's weights in an HDF5 file by their paths there."""
+    import h5py
+
+    values = {}
+
+    def add(name: str, item) -> None:
+        if isinstance(item, h5py.Dataset):
+            values[name] = item[()]
+
     try:
-        probe.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(
+        with h5py.File(path) as file:
+            file.get("model_weights", file).visititems(add)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return values
+
+
+def _layer_and_leaf(name: str) -> str:
+    """`stem/stem/kernel:0` to `stem/kernel`."""
+    layer, *_, leaf = name.split("/")
+    return f"{layer}/{leaf.split(':')[0]}"
+
+
+def _load_by_type(model: tf.keras.Model, path: Path, stored: int, what: str) -> None:
+    """Keras's `load_weights`, but strict: it ignores what there is no layer for."""
+
+    def misfit(received: str) -> UserError:
+        return UserError(
             f"{what[0].upper()}{what[1:]} do not fit the model {model.name}. Received: "
-            f"{_first_line(error)} Fix: build the model with the arguments that the "
-            "weights were saved with (name, norm, stem, width, num_classes)."
-        ) from error
-    transfer_weights(probe, model, what)
+            f"{received} Fix: build the model with the arguments that the weights were "
+            "saved with (name, norm, stem, width, num_classes)."
+        )
+
+    try:
+        model.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise misfit(_first_line(error)) from error
+    if stored != len(model.weights):
+        raise misfit(f"{stored} arrays, expected {len(model.weights)}.")
 
 
 def named_weights(model: tf.keras.Model) -> dict[str, tf.Variable]:
@@ -187,16 +235,6 @@ def _listed(names: list[str], most: int = 6) -> str:
 def _first_line(error: Exception) -> str:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return text if text.endswith(".") else f"{text}."
-
-
-def _is_full_hdf5_model(path: Path) -> bool:
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            return "model_config" in file.attrs
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
