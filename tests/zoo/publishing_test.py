@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -6,9 +7,11 @@ import pytest
 
 from larq_nobn import UserError, zoo
 from larq_nobn.cli import main
-from larq_nobn.training import Recipe, train
+from larq_nobn.training import Recipe
+from larq_nobn.training.folder import versions
 from larq_nobn.zoo.card import read_card
 from larq_nobn.zoo.publishing import publish_run
+from larq_nobn.zoo.weights import named_weights, weights_sha256
 
 RECIPE = Recipe(
     name="tiny",
@@ -26,9 +29,30 @@ FOLDER = "reactnet18_free_digits_width4"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A real run, as short as can be."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    train(RECIPE, folder, verbose=False)
+    """The folder that `training.train` leaves, without waiting for the training."""
+    folder = tmp_path_factory.mktemp("run")
+    model = zoo.create_model(**RECIPE.model_arguments())
+    model.save(folder / "model.keras")
+    weights = {name: v.numpy() for name, v in named_weights(model).items()}
+    steps = {"step1": 12.5, "step2": 10.25}
+    result = {
+        "recipe": RECIPE.name,
+        "model": RECIPE.model_arguments(),
+        "dataset": RECIPE.dataset,
+        "top1": steps,
+        "best_top1": steps,
+        "epochs": {"step1": 1, "step2": 1},
+        "seed": RECIPE.seed,
+        "seconds": 1.5,
+        "images_per_second": 85.0,
+        "weights_sha256": weights_sha256(weights),
+        "settings": dataclasses.asdict(RECIPE),
+        "versions": versions(),
+        "git_revision": None,
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "history.json").write_text("{}")
+    (folder / "curve.png").write_bytes(b"a picture")
     return folder
 
 
