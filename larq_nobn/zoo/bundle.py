@@ -176,8 +176,8 @@ def check_size(model: tf.keras.Model, card: Card, file: WeightsFile) -> None:
 def _compare(folder: Path, model: tf.keras.Model) -> None:
     """Check that the files make the forward pass of the model."""
     card = read_card(folder / CARD)
+    copy = create_model(**asdict(card.network), classifier_activation=None)
     for kind, file in card.files.items():
-        copy = create_model(**asdict(card.network), classifier_activation=None)
         verify(folder / file.name, file)
         load_weights(copy, folder / file.name, card)
         for layer, other in zip(binary_layers(model), binary_layers(copy), strict=True):

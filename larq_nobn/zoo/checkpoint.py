@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,6 @@ def looks_like_torch(start: bytes) -> bool:
 
 def _read_torch(path: Path) -> dict[str, Any]:
     torch = _import_torch(path)
-    from pickle import UnpicklingError
-
     _check_unpacked_size(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -65,7 +65,7 @@ _BY_TYPE = ("layers/", "_layer_checkpoint_dependencies/")
 
 
 def load_file(model: tf.keras.Model, path: Path) -> None:
-    """Load a weights file (HDF5) or a saved model (`.keras`, HDF5, SavedModel).
+    """Load a weights file (HDF5, `.npz`) or a saved model (`.keras`, HDF5, SavedModel).
 
     Args:
         model: The model to load into.
@@ -74,6 +74,11 @@ def load_file(model: tf.keras.Model, path: Path) -> None:
     Raises:
         UserError: If the file is unreadable or does not fit the model.
     """
+    if path.suffix == ".npz":
+        from larq_nobn.zoo.bundle import load_weights
+
+        load_weights(model, path)
+        return
     what = f"the weights in {path}"
     if path.suffix == ".keras" or path.is_dir():
         try:
@@ -238,6 +243,18 @@ def _first_line(error: Exception) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
+    from larq_nobn.zoo.checkpoint import looks_like_torch
+
+    if path.is_file():
+        with path.open("rb") as file:
+            is_torch = path.suffix != ".keras" and looks_like_torch(file.read(8))
+        if is_torch:
+            return UserError(
+                f"`weights` must be a HDF5 weights file or Keras model. Received: "
+                f"{path}, which looks like a PyTorch file (A&B BNN's .h5 files are "
+                f"PyTorch files by another name). Fix: larq-nobn import {path} "
+                "--model ... --norm ... --dataset ..."
+            )
     return UserError(
         f"`weights` must be a readable HDF5 weights file or Keras model. Received: "
         f"{path}, {_first_line(error)} Fix: save it again, or check the download."
