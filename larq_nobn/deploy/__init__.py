@@ -1,0 +1,1 @@
+"""Export to Larq Compute Engine and TFLite: exact, checked, measured."""
