@@ -9,7 +9,17 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("demo", "import", "list", "publish", "train", "weights")
+COMMANDS = (
+    "benchmark",
+    "demo",
+    "export",
+    "import",
+    "inspect",
+    "list",
+    "publish",
+    "train",
+    "weights",
+)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -65,7 +65,7 @@ def _pad_value(layer: Layer) -> float:
 
 
 def _why_not_binary(layer: Layer, kernel: np.ndarray) -> str:
-    """Say why a layer with quantized inputs is no binary convolution; empty if it is."""
+    """Say why a layer with quantized inputs is no binary convolution; empty if one."""
     if not is_sign(layer.input_quantizer):
         name = type(layer.input_quantizer).__name__
         name = getattr(layer.input_quantizer, "__name__", name)

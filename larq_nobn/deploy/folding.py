@@ -58,11 +58,9 @@ class FoldedModel(tf.Module):
         """
         turned = self.target.turned and _gains_by_turning(self.model)
         context = Context(self.target, self.allow_float, turned)
-        values = {
-            id(self.model.inputs[0]): stream(turn(images) if turned else images)
-        }
+        values = {id(self.model.inputs[0]): stream(turn(images) if turned else images)}
         uses = _uses(self.model)
-        for layer, inputs, output in _calls(self.model):
+        for layer, inputs, output in layer_calls(self.model):
             value = rewrite(layer, [values[id(x)] for x in inputs], context)
             values[id(output)] = value.settled() if uses[id(output)] > 1 else value
         result = values[id(self.model.outputs[0])].exact()
@@ -70,7 +68,7 @@ class FoldedModel(tf.Module):
         return turn(result) if turned and result.shape.rank == 4 else result
 
 
-def _calls(
+def layer_calls(
     model: tf.keras.Model,
 ) -> Iterator[tuple[tf.keras.layers.Layer, list[tf.Tensor], tf.Tensor]]:
     """Go through a functional model's layer calls, in the order of their execution.
@@ -86,14 +84,14 @@ def _calls(
 
 
 def _uses(model: tf.keras.Model) -> Counter:
-    uses = Counter(id(x) for _, inputs, _ in _calls(model) for x in inputs)
+    uses = Counter(id(x) for _, inputs, _ in layer_calls(model) for x in inputs)
     uses[id(model.outputs[0])] += 1
     return uses
 
 
 def _gains_by_turning(model: tf.keras.Model) -> bool:
     """Whether any window has a padding that TensorFlow only knows the other way up."""
-    for layer, inputs, _ in _calls(model):
+    for layer, inputs, _ in layer_calls(model):
         if hasattr(layer, "strides") and hasattr(layer, "data_format"):
             window = window_of(layer, tuple(inputs[0].shape[1:]))
             if window.is_padded and not window.native and window.turned().native:

@@ -79,10 +79,10 @@ def _in_scope(layer: Layer, value: Value) -> Value:
 
 @rewrites(layers.RPReLU)
 def _rprelu(layer: Layer, inputs: Sequence[Value], context: Context) -> Value:
-    shifted = inputs[0].affine(offset=values_of(layer.bias_in))
-    return _prelu(shifted, values_of(layer.slope)).affine(
-        offset=values_of(layer.bias_out)
-    )
+    with tf.init_scope():
+        slope = values_of(layer.negative_slope)
+    value = _prelu(inputs[0].affine(offset=values_of(layer.bias_in)), slope)
+    return value.affine(offset=values_of(layer.bias_out))
 
 
 @rewrites(keras.PReLU)
@@ -90,8 +90,8 @@ def _keras_prelu(layer: Layer, inputs: Sequence[Value], context: Context) -> Val
     slope = values_of(layer.alpha)
     if slope.size != inputs[0].shape[-1]:
         raise UserError(
-            f"Layer {layer.name!r} must have one slope per channel. Received: slopes of "
-            f"shape {slope.shape}. Fix: PReLU(shared_axes=[1, 2])."
+            f"Layer {layer.name!r} must have one slope per channel. Received: slopes "
+            f"of shape {slope.shape}. Fix: PReLU(shared_axes=[1, 2])."
         )
     return _prelu(inputs[0], slope.reshape(-1))
 
@@ -161,7 +161,7 @@ def _max_pool(layer: Layer, inputs: Sequence[Value], context: Context) -> Value:
 
 
 def _pooled(value: Value, pool: Callable[[tf.Tensor], tf.Tensor]) -> Value:
-    """Pool the core of a value; an average, or a maximum at positive scale, commutes."""
+    """Pool the core of a value: averages commute, and maxima at positive scale."""
     value = value.settled()
     return stream(pool(value.emit(1.0, 0.0))).affine(value.scale, value.offset)
 
