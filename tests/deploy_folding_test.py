@@ -4,11 +4,11 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
+from deploying import functional, images_for, network, relative
 
 from larq_nobn import UserError, layers, zoo
 from larq_nobn.deploy import TARGETS, FoldedModel
 from larq_nobn.deploy.survey import randomize
-from deploying import functional, images_for, network, relative
 
 keras = tf.keras.layers
 SIGN = {"input_quantizer": "ste_sign", "kernel_quantizer": "scaled_sign"}

@@ -219,7 +219,7 @@ def _measure(files: dict[str, Path], threads: int, runs: int) -> list[Measuremen
             for contender, path in files.items()
         }
         # Started together, loaded one after the other.
-        memory = {name: worker.ask("load")["memory"] for name, worker in workers.items()}
+        memory = {name: w.ask("load")["memory"] for name, w in workers.items()}
         times: dict[str, list[float]] = {contender: [] for contender in files}
         for _ in range(runs):
             for contender, worker in workers.items():

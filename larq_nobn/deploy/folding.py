@@ -154,4 +154,3 @@ def check_float32(model: tf.keras.Model) -> None:
                 "set the policy 'float32', build the model again and copy the weights "
                 "with zoo.transfer_weights."
             )
-
