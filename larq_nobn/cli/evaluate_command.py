@@ -21,7 +21,7 @@ def run(args) -> None:
     from larq_nobn.training.evaluation import evaluate
 
     model = _model_argument.open_model(args.model)
-    card = _model_argument.card_of(args.model)
+    card, _ = _model_argument.published(args.model)
     dataset = args.data or (card.dataset if card else None)
     if dataset is None:
         raise UserError(

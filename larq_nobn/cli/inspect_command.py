@@ -4,6 +4,7 @@ from pathlib import Path
 
 from larq_nobn.cli import _model_argument
 
+_MODELS = (".keras", ".h5", ".hdf5")
 HELP = "list operators, multiply-accumulates and bytes of an exported file or a model"
 
 
@@ -11,9 +12,8 @@ def add_arguments(parser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
         "file",
-        type=Path,
         metavar="FILE",
-        help=f"a .tflite file, or {_model_argument.HELP}, which is converted first",
+        help=f"a .tflite file, or, to be converted first, {_model_argument.HELP}",
     )
     parser.add_argument("--png", type=Path, help="also draw it")
     parser.add_argument(
@@ -35,12 +35,13 @@ def run(args) -> None:
         multiplications_before,
     )
 
-    if _is_model(args.file):
-        model = _model_argument.open_model(str(args.file))
+    path = Path(args.file)
+    if path.is_dir() or not path.is_file() or path.suffix in _MODELS:
+        model = _model_argument.open_model(args.file)
         found = report(convert(model, args.target))
         before = blocks_before(model)
     else:
-        model, found = None, report(args.file.read_bytes())
+        model, found = None, report(path.read_bytes())
         before = {}
     if args.blocks:
         print(format_blocks(before, found.blocks()))
@@ -52,9 +53,5 @@ def run(args) -> None:
         count = multiplications_before(model) / 1e6
         print(f"before folding {count:.2f} M other float multiplications per image")
     if args.png is not None:
-        plot(found, args.png, title=args.file.stem)
+        plot(found, args.png, title=path.stem)
         print(f"{args.png}: the same as a picture")
-
-
-def _is_model(path: Path) -> bool:
-    return path.is_dir() or path.suffix in (".keras", ".h5", ".hdf5")

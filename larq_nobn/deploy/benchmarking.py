@@ -218,6 +218,8 @@ def _measure(files: dict[str, Path], threads: int, runs: int) -> list[Measuremen
             contender: stack.enter_context(_Worker(contender, path, threads))
             for contender, path in files.items()
         }
+        # Started together, loaded one after the other.
+        memory = {name: w.ask("load")["memory"] for name, w in workers.items()}
         times: dict[str, list[float]] = {contender: [] for contender in files}
         for _ in range(runs):
             for contender, worker in workers.items():
@@ -228,7 +230,7 @@ def _measure(files: dict[str, Path], threads: int, runs: int) -> list[Measuremen
                 threads,
                 statistics.median(times[contender]),
                 min(times[contender]),
-                workers[contender].memory,
+                memory[contender],
                 path.stat().st_size if path.suffix == ".tflite" else 0,
             )
             for contender, path in files.items()
@@ -243,7 +245,7 @@ class _Worker:
         paths = [root, os.environ.get("PYTHONPATH", "")]
         command = [sys.executable, "-m", "larq_nobn.deploy.worker"]
         self._contender = contender
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (see __exit__)
+        self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [*command, contender, str(path), str(threads)],
             stdin=subprocess.PIPE,
@@ -252,14 +254,8 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             text=True,
         )
-        self.memory = 0
 
     def __enter__(self) -> "_Worker":
-        try:
-            self.memory = self.ask("load")["memory"]
-        except UserError:
-            self.__exit__()
-            raise
         return self
 
     def __exit__(self, *_) -> None:

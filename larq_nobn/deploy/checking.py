@@ -16,7 +16,7 @@ from larq_nobn.deploy.runtime import Runner, check_images
 # A logit may deviate by this much of the largest logit before it has to be explained.
 TOLERANCE = 1e-5
 # A sign may flip on rounding where its input is this small against the layer's others.
-ROUNDING = 1e-4
+ROUNDING = 1e-5
 _SIGNS = ("LceQuantize", "GREATER_EQUAL")
 _ACTIVATIONS = ("SOFTMAX", "LOGISTIC")
 

@@ -40,7 +40,9 @@ def _convolution(layer: Layer, inputs: Sequence[Value], context: Context) -> Val
             "(allow_float=True, --allow-float)."
         )
     if reason:
-        value = stream(quantizer(value.exact()))
+        is_plain = is_sign(quantizer) and not isinstance(quantizer, layers.RSign)
+        quantized = _sign(value, context) if is_plain else quantizer(value.exact())
+        value = stream(quantized)
     kernel = kernel[::-1, ::-1] if context.turned else kernel
     if reason or quantizer is None:
         result = _real(layer, value, kernel, context)

@@ -1,5 +1,6 @@
 """TFLite files: read, change, write, and name what is in them."""
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ _TYPES = {
     for name, code in vars(schema.TensorType).items()
     if isinstance(code, int)
 }
+# What reading a damaged file runs into.
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, struct.error)
+_DAMAGE += (MemoryError, RecursionError)
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int32": 4, "int8": 1, "uint8": 1}
 _ITEM_BYTES |= {"int64": 8, "bool": 1, "int16": 2, "float64": 8, "uint32": 4}
 
@@ -99,9 +103,7 @@ class Flatbuffer:
             self.model = schema.ModelT.InitFromObj(root)
             self.graph = self.model.subgraphs[0]
             self.operators()
-        except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-            raise _not_tflite(content, error) from error
-        except (MemoryError, flatbuffers.struct.error) as error:
+        except _DAMAGE as error:
             raise _not_tflite(content, error) from error
 
     def tensor(self, index: int) -> Tensor:

@@ -10,7 +10,7 @@ from larq_nobn.deploy import convolutions, rewrites  # noqa: F401  (they registe
 from larq_nobn.deploy.geometry import turn, window_of
 from larq_nobn.deploy.registry import Context, rewrite
 from larq_nobn.deploy.targets import get_target
-from larq_nobn.deploy.values import Value, stream
+from larq_nobn.deploy.values import stream
 
 
 class FoldedModel(tf.Module):
@@ -56,6 +56,7 @@ class FoldedModel(tf.Module):
         Returns:
             What the model's inference returns.
         """
+        images = tf.convert_to_tensor(images)
         turned = self.target.turned and _gains_by_turning(self.model)
         context = Context(self.target, self.allow_float, turned)
         values = {id(self.model.inputs[0]): stream(turn(images) if turned else images)}
@@ -153,6 +154,3 @@ def check_float32(model: tf.keras.Model) -> None:
                 "set the policy 'float32', build the model again and copy the weights "
                 "with zoo.transfer_weights."
             )
-
-
-__all__ = ["FoldedModel", "Value", "check_float32", "check_model"]
