@@ -18,7 +18,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 demo: $(VENV)/.$(LOCK)
 	$(BIN)/larq-nobn demo --out $(OUT)
 
-test: lint
+test: lint $(VENV)/.jax
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.$(LOCK)
@@ -33,6 +33,14 @@ $(VENV)/.$(LOCK): requirements/$(LOCK).txt setup.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/$(LOCK).txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# The exported train step runs under jax, which cannot share TensorFlow's packages.
+$(VENV)/.jax: $(VENV)/.$(LOCK) requirements/jax.txt
+	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		$(PYTHON) -m venv --clear $(VENV)/jax && \
+		$(VENV)/jax/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/jax.txt; \
+	fi
 	touch $@
 
 clean:

@@ -1,5 +1,6 @@
 """Packaging of larq_nobn."""
 
+import json
 import re
 from pathlib import Path
 
@@ -18,6 +19,17 @@ tensorflow = [
     "tensorflow>=2.16,<2.19; python_version >= '3.12'",
     "tf_keras>=2.16,<2.19; python_version >= '3.12'",
 ]
+# Published weights that travel with the package: packed, small and free to pass on.
+most_bytes = 8_000_000
+zoo = root / "larq_nobn" / "zoo"
+bundles = []
+for path in sorted(zoo.glob("bundles/*/card.json")):
+    card = json.loads(path.read_text())
+    packed = card["files"].get("packed")
+    if packed and packed["size"] <= most_bytes and card["redistributable"]:
+        names = ("card.json", "README.md", packed["name"])
+        bundles += [str((path.parent / name).relative_to(zoo)) for name in names]
+
 deploy = ["larq-compute-engine>=0.16"]
 tune = ["keras-tuner>=1.4.7"]
 
@@ -29,7 +41,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["larq_nobn", "larq_nobn.*"]),
-    include_package_data=True,
+    package_data={"larq_nobn.zoo": bundles},
     python_requires=">=3.10,<3.13",
     install_requires=[
         *tensorflow,
@@ -40,12 +52,15 @@ setup(
         "matplotlib>=3.7",
         "numpy>=1.24,<2",
         "h5py",
+        "requests",
         "tqdm",
+        "urllib3>=2.1",
     ],
     extras_require={
         "deploy": deploy,
         "tune": tune,
-        "torch": ["torch>=2.0"],
+        # Older ones can be made to run code from a checkpoint (CVE-2025-32434).
+        "torch": ["torch>=2.6"],
         "all": [*deploy, *tune],
     },
     entry_points={"console_scripts": ["larq-nobn = larq_nobn.cli:main"]},

@@ -13,7 +13,7 @@ from larq_nobn._errors import UserError
 __version__ = "0.1.0"
 
 # Loaded on first use: they bring data and plotting libraries along.
-_LAZY = ("callbacks", "saving", "training", "zoo")
+_LAZY = ("callbacks", "deploy", "saving", "training", "zoo")
 
 __all__ = [
     "UserError",

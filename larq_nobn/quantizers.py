@@ -40,7 +40,7 @@ def scaled_sign(x: tf.Tensor, clip_value: float | None = 1.0) -> tf.Tensor:
 
         return scale * lq.math.sign(x), grad
 
-    return _call(x)
+    return _call(tf.convert_to_tensor(x))
 
 
 def sigmoid_sign(x: tf.Tensor, slope: float = 3.0) -> tf.Tensor:
@@ -64,7 +64,7 @@ def sigmoid_sign(x: tf.Tensor, slope: float = 3.0) -> tf.Tensor:
 
         return lq.math.sign(x), grad
 
-    return _call(x)
+    return _call(tf.convert_to_tensor(x))
 
 
 @lq.utils.register_alias("scaled_sign")

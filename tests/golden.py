@@ -43,6 +43,9 @@ MODELS = {
     "reactnetA_none_Qaw_imagenet": {**_A, "norm": "none"},
     "liu_reactnet18": {**_18, **_LIU},
     "liu_reactnetA": {**_A, **_LIU},
+    "abnet18_cifar": {"name": "abnet18", **_CIFAR},
+    "abnet34_imagenet": {"name": "abnet34"},
+    "abnetA_imagenet": {"name": "abnet_a"},
 }
 TRAJECTORIES = {
     "trajectory_reactnet18_bf_Qa": {**_18, **_QA, **_CIFAR},

@@ -9,7 +9,20 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("demo", "list", "train")
+COMMANDS = (
+    "benchmark",
+    "demo",
+    "evaluate",
+    "export",
+    "import",
+    "inspect",
+    "list",
+    "offload",
+    "probe",
+    "publish",
+    "train",
+    "weights",
+)
 
 
 class _Parser(argparse.ArgumentParser):

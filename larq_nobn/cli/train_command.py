@@ -3,8 +3,8 @@
 HELP = "train a network by a recipe, in two steps"
 
 
-def add_arguments(parser) -> None:
-    """Add the command's arguments."""
+def add_recipe_arguments(parser) -> None:
+    """Add what every command about a recipe takes."""
     parser.add_argument(
         "recipe", help="a recipe, such as training/cifar10_reactnet18.py"
     )
@@ -19,6 +19,24 @@ def add_arguments(parser) -> None:
         help="change settings of the recipe, for example --set epochs=5 norm=batch",
     )
     parser.add_argument(
+        "--smoke", action="store_true", help="a few images and epochs, to try a recipe"
+    )
+
+
+def read_recipe(args):
+    """The recipe with the changes that the arguments make."""
+    from larq_nobn.training import load_recipe, parse_settings
+
+    recipe = load_recipe(args.recipe)
+    if args.smoke:
+        recipe = recipe.replace(epochs=2, limit=256, batch_size=64, width=8)
+    return recipe.replace(**parse_settings(args.set))
+
+
+def add_arguments(parser) -> None:
+    """Add the command's arguments."""
+    add_recipe_arguments(parser)
+    parser.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint in --out"
     )
     parser.add_argument(
@@ -31,21 +49,14 @@ def add_arguments(parser) -> None:
         action="store_true",
         help="record clipping per layer and variance per block, once an epoch",
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="a few images and epochs, to try a recipe"
-    )
 
 
 def run(args) -> None:
     """Run the recipe."""
-    from larq_nobn.training import load_recipe, parse_settings, train
+    from larq_nobn.training import train
 
-    recipe = load_recipe(args.recipe)
-    if args.smoke:
-        recipe = recipe.replace(epochs=2, limit=256, batch_size=64, width=8)
-    recipe = recipe.replace(**parse_settings(args.set))
     result = train(
-        recipe,
+        read_recipe(args),
         args.out,
         args.data_dir,
         resume=args.resume,

@@ -3,15 +3,15 @@
 import hashlib
 import io
 import json
-import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+
+from larq_nobn._files import write_atomically, write_json
 
 KEEP = 2
 
@@ -27,32 +27,6 @@ class Checkpoint:
 
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole or not there.
-
-    Args:
-        path: The file.
-        data: Its content.
-
-    Raises:
-        OSError: If it cannot be written; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def save_checkpoint(folder: Path, number: int, checkpoint: Checkpoint) -> None:
@@ -109,20 +83,3 @@ def load_latest(folder: Path) -> Checkpoint | None:
             continue
         return Checkpoint(arrays, meta)
     return None
-
-
-def weights_sha256(weights: Mapping[str, np.ndarray]) -> str:
-    """Digest of named weights: names, dtypes, shapes and bytes, in sorted order.
-
-    Args:
-        weights: Arrays by name.
-
-    Returns:
-        A hexadecimal SHA-256.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        array = np.ascontiguousarray(weights[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -256,10 +256,15 @@ def test_batches(images: Images, batch_size: int) -> tf.data.Dataset:
 
 
 def normalize(images: tf.Tensor, dataset: str) -> tf.Tensor:
-    """Normalize a batch of pixel values; see `zoo.preprocess_input`."""
-    statistics = STATISTICS[dataset]
-    mean, std = np.float32(statistics.mean), np.float32(statistics.std)
-    return tf.cast(images, tf.float32) * (1 / (255 * std)) - mean / std
+    """Normalize a batch of pixel values to Keras's float type.
+
+    See `zoo.preprocess_input`.
+    """
+    mean, std = np.array(STATISTICS[dataset].mean), np.array(STATISTICS[dataset].std)
+    dtype = tf.keras.backend.floatx()
+    return tf.cast(images, dtype) * (1 / (255 * std)).astype(dtype) - (
+        mean / std
+    ).astype(dtype)
 
 
 def augmentation_seed(seed: int, epoch: int, step: tf.Tensor) -> tf.Tensor:
@@ -327,7 +332,8 @@ def augment(
     """Crop each padded image at random and mirror it at random.
 
     Only gathers and stateless random numbers of a named algorithm, so that the same
-    code gives the same batches inside an exported XLA train step.
+    code works inside an exported XLA train step (where it draws other numbers, because
+    XLA counts them in another order).
 
     Args:
         images: uint8 of shape `(batch, height, width, channels)`.

@@ -16,11 +16,7 @@ from larq_nobn.layers import LearnableBias, RPReLU, RSign
 from larq_nobn.optimizers import AdaptiveGradientClipping, CoupledWeightDecay
 from larq_nobn.probes import signal_propagation
 from larq_nobn.training import data
-from larq_nobn.training.checkpoint import (
-    Checkpoint,
-    load_latest,
-    weights_sha256,
-)
+from larq_nobn.training.checkpoint import Checkpoint, load_latest
 from larq_nobn.training.distribution import (
     is_chief,
     make_strategy,
@@ -31,7 +27,7 @@ from larq_nobn.training.folder import RunFolder
 from larq_nobn.training.progress import Progress
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.training.trainer import Teacher, Trainer, load_teacher
-from larq_nobn.zoo.weights import assign_checked, named_weights
+from larq_nobn.zoo.weights import assign_checked, named_weights, weights_sha256
 
 STEPS = ("step1", "step2")
 
@@ -182,6 +178,21 @@ def build_trainer(
         metrics=[tf.keras.metrics.CategoricalAccuracy(name="accuracy")],
     )
     model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def publishable(recipe: Recipe, weights: dict[str, np.ndarray]) -> tf.keras.Model:
+    """The final network, with softmax on top.
+
+    Args:
+        recipe: The recipe.
+        weights: Its trained weights by name.
+
+    Returns:
+        The model that a run saves.
+    """
+    model = zoo.create_model(**recipe.model_arguments())
+    assign_checked(named_weights(model), weights, "The trained weights")
     return model
 
 
@@ -344,9 +355,7 @@ class _Run:
         recipe, history = self.recipe, self.state.history
         weights = self.best
         arguments = recipe.model_arguments()
-        published = zoo.create_model(**arguments)
-        assign_checked(named_weights(published), weights, "The trained weights")
-        self.folder.save_model(published)
+        self.folder.save_model(publishable(recipe, weights))
         last = [history[step][-1] for step in STEPS]
         seconds = sum(row["seconds"] for step in STEPS for row in history[step])
         done = 2 * recipe.epochs * self.steps_per_epoch * recipe.batch_size

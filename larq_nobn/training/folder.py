@@ -13,12 +13,8 @@ from typing import Any
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn.training.checkpoint import (
-    Checkpoint,
-    save_checkpoint,
-    write_atomically,
-    write_json,
-)
+from larq_nobn._files import write_atomically, write_json
+from larq_nobn.training.checkpoint import Checkpoint, save_checkpoint
 from larq_nobn.training.recipe import Recipe
 
 History = dict[str, list[dict[str, float]]]

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from larq_nobn.training.checkpoint import write_atomically
+from larq_nobn._files import write_atomically
 
 # Colour-blind safe (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -25,11 +25,15 @@ def plot_history(
         lowest: Accuracies below, in percent, are cut off.
     """
     for (name, history), colour in zip(histories.items(), COLOURS, strict=False):
-        test = [row["test_top1"] for rows in history.values() for row in rows]
-        train = [row["top1"] for rows in history.values() for row in rows]
-        epochs = np.arange(1, len(test) + 1)
+        rows = [row for step in history.values() for row in step]
+        train = [row["top1"] for row in rows]
+        # An accelerator without TensorFlow tests at the end of a step only.
+        test = np.array([row.get("test_top1", np.nan) for row in rows])
+        epochs = np.arange(1, len(rows) + 1)
+        tested = np.isfinite(test)
+        style = "-" if tested.all() else "o"
         label = f"{name}: {test[-1]:.2f} %"
-        axes.plot(epochs, test, color=colour, label=label, linewidth=2)
+        axes.plot(epochs[tested], test[tested], style, c=colour, label=label, lw=2)
         axes.plot(epochs, train, color=colour, alpha=0.35, linewidth=1)
         boundary = len(history["step1"]) + 0.5
     axes.axvline(boundary, color="0.6", linestyle=":", linewidth=1)

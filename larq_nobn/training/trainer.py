@@ -70,17 +70,35 @@ class Trainer(tf.keras.Model):
         self._objective.update_state(objective * replicas)
         return objective
 
-    def train_step(self, data):
-        """Keras's train step, then the moving average."""
-        logs = super().train_step(data)
-        if self._teacher is not None:
-            # Keras reports the compiled loss, which is a part of the objective only.
-            logs["loss"] = self._objective.result()
+    def update(self, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """One step of the optimizer and of the moving average.
+
+        Args:
+            x: Normalized images.
+            y: One-hot labels.
+
+        Returns:
+            The loss and the logits, from before the step.
+        """
+        with tf.GradientTape() as tape:
+            logits = self(x, training=True)
+            loss = self.compute_loss(x, y, logits)
+        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
         for average, variable in zip(
             self.averages, self.trainable_variables, strict=bool(self.averages)
         ):
             step = (1 - self._momentum) * (variable - average)
             average.assign(average + step)
+        return loss, logits
+
+    def train_step(self, data):
+        """The step that `fit` takes."""
+        x, y = data
+        _, logits = self.update(x, y)
+        logs = self.compute_metrics(x, y, logits, None)
+        if self._teacher is not None:
+            # Keras reports the compiled loss, which is a part of the objective only.
+            logs["loss"] = self._objective.result()
         return logs
 
     def test_step(self, data):

@@ -11,8 +11,11 @@ from larq_nobn.zoo.entry_points import (
     ReActNetNoBN,
     ReActNetPlain,
 )
+from larq_nobn.zoo.importing import import_checkpoint
 from larq_nobn.zoo.models import FAMILIES, create_model, list_models
 from larq_nobn.zoo.preprocessing import decode_predictions, preprocess_input
+from larq_nobn.zoo.publishing import publish_run
+from larq_nobn.zoo.registry import list_weights
 from larq_nobn.zoo.torch_import import load_torch_state_dict
 from larq_nobn.zoo.weights import transfer_weights
 
@@ -29,8 +32,11 @@ __all__ = [
     "ReActNetPlain",
     "create_model",
     "decode_predictions",
+    "import_checkpoint",
     "list_models",
+    "list_weights",
     "load_torch_state_dict",
     "preprocess_input",
+    "publish_run",
     "transfer_weights",
 ]

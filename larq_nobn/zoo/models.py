@@ -145,6 +145,96 @@ FAMILIES: dict[str, ResNet | MobileNet] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The arguments of `create_model` on which it depends whether weights fit.
+
+    Attributes:
+        name: One of `list_models()`.
+        norm: As in `create_model`, as are those not listed here.
+        binary_downsample: `True` also where it changes nothing.
+        alpha: 1 in a network that is not BN-free.
+    """
+
+    name: str
+    norm: str
+    binary_weights: bool
+    binary_downsample: bool
+    stem: str
+    alpha: float
+    width: int
+    input_shape: tuple[int | None, int | None, int]
+    num_classes: int
+
+    @property
+    def family(self) -> ResNet | MobileNet:
+        """The plan, at this width."""
+        return replace(FAMILIES[self.name], width=self.width)
+
+    def shares_body_with(self, other: "Network") -> bool:
+        """Whether the weights of one make the same network of the other.
+
+        The classifier and the size of the images do not count.
+        """
+        return self._body() == other._body()
+
+    def _body(self) -> "Network":
+        channels = self.input_shape[-1]
+        return replace(self, input_shape=(None, None, channels), num_classes=1)
+
+
+def describe_network(
+    name: str,
+    *,
+    norm: str = "free",
+    binary_weights: bool = True,
+    binary_downsample: bool = True,
+    stem: str = "imagenet",
+    alpha: float | None = None,
+    width: int | None = None,
+    input_shape: tuple[int | None, int | None, int] | None = None,
+    num_classes: int = 1000,
+) -> Network:
+    """Check `create_model`'s arguments, and fill in and unify what they leave open.
+
+    It takes those by the same names, and with the same defaults.
+
+    Returns:
+        The description.
+
+    Raises:
+        UserError: If an argument is wrong.
+    """
+    one_of("name", name, FAMILIES, fix="choose one of zoo.list_models()")
+    family = FAMILIES[name]
+    one_of("norm", norm, family.norms)
+    one_of("stem", stem, STEMS)
+    alpha = family.alpha if alpha is None else alpha
+    _check_number("alpha", alpha, float, "0.2 is the published value")
+    _check_number("num_classes", num_classes, int, "10 for CIFAR-10, 1000 for ImageNet")
+    width = family.width if width is None else width
+    _check_number("width", width, int, f"{family.width} is the published value")
+    for flag, value in {
+        "binary_weights": binary_weights,
+        "binary_downsample": binary_downsample,
+    }.items():
+        one_of(flag, value, (True, False), fix="pass a bool")
+    if input_shape is None:
+        input_shape = (224, 224, 3) if stem == "imagenet" else (32, 32, 3)
+    has_choice = binary_weights and isinstance(family, ResNet)
+    return Network(
+        name=name,
+        norm=norm,
+        binary_weights=binary_weights,
+        binary_downsample=binary_downsample or not has_choice,
+        stem=stem,
+        alpha=float(alpha) if norm == "free" else 1.0,
+        width=width,
+        input_shape=_checked_shape(input_shape, family.stride(stem), stem),
+        num_classes=num_classes,
+    )
+
+
 def list_models() -> list[str]:
     """Names that `create_model` takes."""
     return list(FAMILIES)
@@ -205,45 +295,37 @@ def create_model(
     Example:
         >>> model = create_model("reactnet18", stem="cifar", num_classes=10)
     """
-    one_of("name", name, FAMILIES, fix="choose one of zoo.list_models()")
-    family = FAMILIES[name]
-    one_of("norm", norm, family.norms)
-    one_of("stem", stem, STEMS)
-    alpha = family.alpha if alpha is None else alpha
-    _check_number("alpha", alpha, float, "0.2 is the published value")
-    _check_number("num_classes", num_classes, int, "10 for CIFAR-10, 1000 for ImageNet")
-    if width is not None:
-        _check_number("width", width, int, f"{family.width} is the published value")
-        family = replace(family, width=width)
+    if input_tensor is not None:
+        input_tensor, input_shape = _check_tensor(input_tensor, input_shape)
+    network = describe_network(
+        name,
+        norm=norm,
+        binary_weights=binary_weights,
+        binary_downsample=binary_downsample,
+        stem=stem,
+        alpha=alpha,
+        width=width,
+        input_shape=input_shape,
+        num_classes=num_classes,
+    )
+    one_of("include_top", include_top, (True, False), fix="pass a bool")
     if surrogate is not None:
         one_of("surrogate", surrogate, SURROGATES)
-    for flag, value in {
-        "binary_weights": binary_weights,
-        "binary_downsample": binary_downsample,
-        "include_top": include_top,
-    }.items():
-        one_of(flag, value, (True, False), fix="pass a bool")
 
-    x = image = _input(family, stem, input_shape, input_tensor)
-    method = Method(norm, binary_weights, binary_downsample, alpha, surrogate=surrogate)
-    x = family.features(x, method, stem)
+    if input_tensor is None:
+        image = tf.keras.Input(network.input_shape, name="image")
+    else:
+        image = input_tensor
+    method = Method(
+        norm, binary_weights, binary_downsample, network.alpha, surrogate=surrogate
+    )
+    x = network.family.features(image, method, stem)
     if include_top:
         x = _head(x, num_classes, classifier_activation)
     if input_tensor is not None:
         image = tf.keras.utils.get_source_inputs(image)
     model = tf.keras.Model(image, x, name=f"{name}_{norm}")
-    zoo_weights.load_pretrained(
-        model,
-        weights,
-        zoo_weights.Wanted(
-            name=name,
-            norm=norm,
-            stem=stem,
-            binary_weights=binary_weights,
-            include_top=include_top,
-            num_classes=num_classes,
-        ),
-    )
+    zoo_weights.load_pretrained(model, weights, network, include_top)
     return model
 
 
@@ -273,45 +355,39 @@ def _head(
     return layer(x)
 
 
-def _input(
-    family: ResNet | MobileNet,
-    stem: str,
-    input_shape: tuple | None,
-    input_tensor: tf.Tensor | None,
-) -> tf.Tensor:
-    """The input tensor, checked against the network's strides."""
-    if input_tensor is not None:
-        if not tf.keras.backend.is_keras_tensor(input_tensor):
-            input_tensor = tf.keras.Input(tensor=input_tensor, name="image")
-        shape = tuple(input_tensor.shape[1:])
-        if input_shape is not None and tuple(input_shape) != shape:
-            raise UserError(
-                "`input_shape` and `input_tensor` must agree. Received: "
-                f"input_shape={tuple(input_shape)}, input_tensor of shape {shape}. "
-                "Fix: leave out input_shape."
-            )
-    else:
-        default = (224, 224, 3) if stem == "imagenet" else (32, 32, 3)
-        shape = default if input_shape is None else input_shape
-    stride = family.stride(stem)
+def _check_tensor(
+    tensor: tf.Tensor, input_shape: tuple | None
+) -> tuple[tf.Tensor, tuple]:
+    """The tensor as a Keras tensor, and its shape, which `input_shape` must equal."""
+    if not tf.keras.backend.is_keras_tensor(tensor):
+        tensor = tf.keras.Input(tensor=tensor, name="image")
+    shape = tuple(tensor.shape[1:])
+    if input_shape is not None and tuple(input_shape) != shape:
+        raise UserError(
+            "`input_shape` and `input_tensor` must agree. Received: "
+            f"input_shape={tuple(input_shape)}, input_tensor of shape {shape}. "
+            "Fix: leave out input_shape."
+        )
+    return tensor, shape
+
+
+def _checked_shape(input_shape: Any, stride: int, stem: str) -> tuple:
+    """The shape of the images, checked against the product of the strides."""
     try:
-        shape = tuple(None if size is None else int(size) for size in shape)
+        shape = tuple(None if size is None else int(size) for size in input_shape)
         height, width, channels = shape
         fits = all(s is None or (s > 0 and s % stride == 0) for s in (height, width))
         fits = fits and channels is not None and channels > 0
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         fits = False
     if not fits:
         raise UserError(
             f"`input_shape` must be (height, width, channels), height and width "
             f"multiples of {stride} (the product of the network's strides) or None. "
-            f"Received: {input_shape if input_tensor is None else shape}. Fix: resize "
-            f"or crop the images to a multiple of {stride}"
-            f"{', or use the CIFAR stem' if stem == 'imagenet' else ''}."
+            f"Received: {input_shape}. Fix: resize or crop the images to a multiple of "
+            f"{stride}{', or use the CIFAR stem' if stem == 'imagenet' else ''}."
         )
-    if input_tensor is not None:
-        return input_tensor
-    return tf.keras.Input(shape, name="image")
+    return shape
 
 
 def _check_number(what: str, value: Any, kind: type, hint: str) -> None:

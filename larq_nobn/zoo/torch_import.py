@@ -184,7 +184,7 @@ def load_torch_state_dict(model: tf.keras.Model, state_dict: Mapping[str, Any]) 
     """
     entries = torch_entries(model)
     values = {}
-    for key, array in _unwrap(state_dict).items():
+    for key, array in unwrap_state_dict(state_dict).items():
         # liuzechun's ReActNet-A calls its flat kernels "weights".
         key = re.sub(r"\.weights$", ".weight", key)
         entry = entries.get(key)
@@ -208,8 +208,18 @@ class _InTorchShape:
         self._entry.variable.assign(self._entry.to_keras(array))
 
 
-def _unwrap(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Remove wrappers and prefixes, and convert to arrays."""
+def unwrap_state_dict(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Remove wrappers and prefixes from a state dict, and convert it to arrays.
+
+    Args:
+        state_dict: As in `load_torch_state_dict`.
+
+    Returns:
+        Arrays by the keys of the bare network.
+
+    Raises:
+        UserError: If it is no state dict.
+    """
     if isinstance(state_dict, Mapping) and isinstance(
         state_dict.get("state_dict"), Mapping
     ):

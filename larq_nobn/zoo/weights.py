@@ -1,37 +1,33 @@
 """What `weights=` means, and strict transfer of weights between models."""
 
+import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which network weights are asked for; the arguments are `create_model`'s."""
-
-    name: str
-    norm: str
-    stem: str
-    binary_weights: bool
-    include_top: bool
-    num_classes: int
+if TYPE_CHECKING:
+    from larq_nobn.zoo.models import Network
 
 
 def load_pretrained(
-    model: tf.keras.Model, weights: str | os.PathLike | None, wanted: Wanted
+    model: tf.keras.Model,
+    weights: str | os.PathLike | None,
+    network: "Network",
+    include_top: bool,
 ) -> None:
     """Load what `create_model(weights=...)` names into a freshly built model.
 
     Args:
         model: The model.
         weights: `None`, the name of a dataset, or a path.
-        wanted: The arguments that the model was built with.
+        network: What the model is.
+        include_top: Whether the model has a classifier.
 
     Raises:
         UserError: If there are no such weights, or they do not fit the model.
@@ -43,23 +39,25 @@ def load_pretrained(
             "`weights` must be None, the name of a dataset or a path. Received: "
             f"weights={weights!r}. Fix: None for random initialization."
         )
+    from larq_nobn.zoo import registry
+    from larq_nobn.zoo.preprocessing import STATISTICS
+
     path = Path(weights)
-    if path.exists():
+    if registry.is_name(weights) and (
+        # A folder of data next to the program often has the dataset's name.
+        weights.partition(":")[0] in STATISTICS or not path.exists()
+    ):
+        registry.load(model, weights, network, include_top)
+    elif registry.is_bundle(path):
+        registry.load_folder(model, path, network, include_top)
+    elif path.exists():
         load_file(model, path)
-        return
-    if os.sep in str(weights) or path.suffix:
+    else:
         raise UserError(
-            "`weights` must be an existing file or folder. Received: "
-            f"weights={str(weights)!r}, which does not exist from {Path.cwd()}. "
-            "Fix: check the path."
+            "`weights` must be an existing file or folder, or the name of a dataset. "
+            f"Received: weights={str(weights)!r}, which does not exist from "
+            f"{Path.cwd()}. Fix: check the path."
         )
-    raise UserError(
-        f"No weights are published for {wanted.name} (norm={wanted.norm!r}, "
-        f"stem={wanted.stem!r}) on {str(weights)!r}; published: none yet. Fix: train "
-        "them with a recipe (larq-nobn train training/cifar10_reactnet18.py --out DIR) "
-        "and pass the path, or import a PyTorch checkpoint with "
-        "larq_nobn.zoo.load_torch_state_dict."
-    )
 
 
 # Where `.weights.h5` files keep layers: by type and order, without their names.
@@ -67,7 +65,7 @@ _BY_TYPE = ("layers/", "_layer_checkpoint_dependencies/")
 
 
 def load_file(model: tf.keras.Model, path: Path) -> None:
-    """Load a weights file (HDF5) or a saved model (`.keras`, HDF5, SavedModel).
+    """Load a weights file (HDF5, `.npz`) or a saved model (`.keras`, HDF5, SavedModel).
 
     Args:
         model: The model to load into.
@@ -76,6 +74,11 @@ def load_file(model: tf.keras.Model, path: Path) -> None:
     Raises:
         UserError: If the file is unreadable or does not fit the model.
     """
+    if path.suffix == ".npz":
+        from larq_nobn.zoo.bundle import load_weights
+
+        load_weights(model, path)
+        return
     what = f"the weights in {path}"
     if path.suffix == ".keras" or path.is_dir():
         try:
@@ -240,7 +243,36 @@ def _first_line(error: Exception) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
+    from larq_nobn.zoo.checkpoint import looks_like_torch
+
+    if path.is_file():
+        with path.open("rb") as file:
+            is_torch = path.suffix != ".keras" and looks_like_torch(file.read(8))
+        if is_torch:
+            return UserError(
+                f"`weights` must be a HDF5 weights file or Keras model. Received: "
+                f"{path}, which looks like a PyTorch file (A&B BNN's .h5 files are "
+                f"PyTorch files by another name). Fix: larq-nobn import {path} "
+                "--model ... --norm ... --dataset ..."
+            )
     return UserError(
         f"`weights` must be a readable HDF5 weights file or Keras model. Received: "
         f"{path}, {_first_line(error)} Fix: save it again, or check the download."
     )
+
+
+def weights_sha256(weights: Mapping[str, np.ndarray]) -> str:
+    """Digest of named weights: names, dtypes, shapes and bytes, in sorted order.
+
+    Args:
+        weights: Arrays by name.
+
+    Returns:
+        A hexadecimal SHA-256.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,52 @@
+"""The argument MODEL of commands: one way to name and load a model."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+HELP = (
+    "a saved model (a .keras or HDF5 file, or a SavedModel folder), or a published one "
+    "(a bundle's folder, or its name, such as reactnet18_free_cifar10)"
+)
+
+
+def open_model(name: str):
+    """Load the model that an argument names, for inference.
+
+    Args:
+        name: What the user typed.
+
+    Returns:
+        A `tf.keras.Model`.
+
+    Raises:
+        UserError: If there is none, or it cannot be read.
+    """
+    from larq_nobn.saving import load_model
+    from larq_nobn.zoo import create_model
+
+    card, weights = published(name)
+    if card is None:
+        return load_model(name, compile=False)
+    return create_model(**asdict(card.network), weights=weights)
+
+
+def published(name: str):
+    """The card of a published model and what `weights=` takes for it.
+
+    Args:
+        name: What the user typed: a bundle's folder or its name.
+
+    Returns:
+        A `Card` and a path or dataset; `None` twice if it is no published model.
+    """
+    from larq_nobn.zoo.card import read_card
+    from larq_nobn.zoo.registry import CARD, is_bundle, survey
+
+    path = Path(name)
+    if is_bundle(path):
+        return read_card(path / CARD), path
+    if not path.exists():
+        for found in survey()[0]:
+            if found.card.folder_name == name:
+                return found.card, found.dataset
+    return None, None

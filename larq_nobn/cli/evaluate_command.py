@@ -1,0 +1,44 @@
+"""`larq-nobn evaluate`: measure a model on test data."""
+
+from larq_nobn.cli import _model_argument
+
+HELP = "measure a model's top-1 accuracy on a data set, and compare it with its card"
+
+
+def add_arguments(parser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help=_model_argument.HELP)
+    parser.add_argument(
+        "--data", help="cifar10, cifar100, digits or imagenet; by default the card's"
+    )
+    parser.add_argument("--data-dir", help="tensorflow-datasets folder")
+    parser.add_argument("--limit", type=int, help="only so many test images")
+
+
+def run(args) -> None:
+    """Measure and print."""
+    from larq_nobn._errors import UserError
+    from larq_nobn.training.evaluation import evaluate
+
+    model = _model_argument.open_model(args.model)
+    card, _ = _model_argument.published(args.model)
+    dataset = args.data or (card.dataset if card else None)
+    if dataset is None:
+        raise UserError(
+            "--data must name the data set of a model that has no card. Received: "
+            f"{args.model} and no --data. Fix: for example --data cifar10."
+        )
+    result = evaluate(model, dataset, args.data_dir, args.limit)
+    print(
+        f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % on "
+        f"{result['images']} test images of {dataset}"
+    )
+    if card is None or "top1" not in card.metrics or args.limit is not None:
+        return
+    stated = card.metrics["top1"]
+    if abs(stated - result["top1"]) > 0.05:
+        raise UserError(
+            f"The card says top-1 {stated:.2f} % on {card.dataset}. Received: "
+            f"{result['top1']:.2f} %. Fix: measure on the same data as the card."
+        )
+    print(f"as its card says: {stated:.2f} %")

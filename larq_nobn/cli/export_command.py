@@ -1,0 +1,197 @@
+"""`larq-nobn export`: a saved model as a checked TFLite file."""
+
+import itertools
+from pathlib import Path
+
+from larq_nobn.cli import _model_argument
+
+HELP = "convert a model for Larq Compute Engine (or plain TFLite) and check the file"
+
+
+def add_arguments(parser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", nargs="*", metavar="MODEL", help=_model_argument.HELP)
+    parser.add_argument("--out", type=Path, help="the .tflite file to write")
+    parser.add_argument("--header", type=Path, help="also write it as a C header")
+    parser.add_argument(
+        "--target",
+        default="arm",
+        help="arm (Larq Compute Engine on 64-bit Arm and x86), xcore, or tflite "
+        "(devices without Larq Compute Engine); default: %(default)s",
+    )
+    parser.add_argument(
+        "--float-weights",
+        default="float32",
+        help="how the float layers' kernels are stored: float32 (exact), float16 or "
+        "int8; default: %(default)s",
+    )
+    parser.add_argument(
+        "--allow-float",
+        action="store_true",
+        help="let layers that should be binary stay float, instead of failing",
+    )
+    parser.add_argument(
+        "--check",
+        type=int,
+        default=16,
+        metavar="N",
+        help="compare file and model on N random images, and on N test images of "
+        "--dataset; 0 for none; default: %(default)s",
+    )
+    parser.add_argument("--dataset", help="cifar10, cifar100, digits or imagenet")
+    parser.add_argument("--data-dir", help="tensorflow-datasets folder")
+    parser.add_argument(
+        "--accuracy",
+        type=int,
+        metavar="N",
+        help="measure the top-1 accuracy of model and file on N test images of "
+        "--dataset (0: on all of them)",
+    )
+    parser.add_argument(
+        "--check-all",
+        action="store_true",
+        help="instead of exporting, convert and check every network of the zoo with "
+        "random weights, and each MODEL; prints a table",
+    )
+    parser.add_argument(
+        "--stem", default="cifar", help="of --check-all's networks: cifar or imagenet"
+    )
+    parser.add_argument(
+        "--width", type=int, help="of --check-all's networks; by default the published"
+    )
+
+
+def run(args) -> None:
+    """Export, or check everything."""
+    from larq_nobn._errors import UserError
+
+    if args.check < 0 or (args.accuracy or 0) < 0:
+        raise UserError(
+            "Numbers of images must not be negative. Received: "
+            f"--check {args.check}, --accuracy {args.accuracy}. Fix: 0 or more."
+        )
+    if args.accuracy is not None and args.dataset is None:
+        raise UserError(
+            "--accuracy needs test images. Received: no --dataset. Fix: add --dataset "
+            "cifar10 (or the one that the model was trained on)."
+        )
+    if args.check_all:
+        _check_all(args)
+        return
+    if len(args.model) != 1 or args.out is None:
+        raise UserError(
+            f"One MODEL and --out FILE are needed. Received: {len(args.model)} models, "
+            f"--out {args.out}. Fix: larq-nobn export model.keras --out model.tflite."
+        )
+    _export(args)
+
+
+def _export(args) -> None:
+    from larq_nobn._files import write_atomically
+    from larq_nobn.deploy import c_header, convert, report
+
+    model = _model_argument.open_model(args.model[0])
+    content = convert(
+        model,
+        args.target,
+        float_weights=args.float_weights,
+        allow_float=args.allow_float,
+    )
+    if args.check:
+        _check(args, model, content)
+    if args.accuracy is not None:
+        _measure_accuracy(args, model, content)
+    write_atomically(args.out, content)
+    print(f"{args.out}:\n{report(content).summary()}")
+    if args.header is not None:
+        name = "".join(c if c.isascii() and c.isalnum() else "_" for c in args.out.stem)
+        header = c_header(content, f"model_{name}" if name[0].isdigit() else name)
+        write_atomically(args.header, header.encode())
+        print(f"{args.header}: the same as a C array")
+
+
+def _check(args, model, content: bytes) -> None:
+    from larq_nobn.deploy.checking import check, ensure_explained
+
+    for what, images in _images(args, model):
+        result = check(model, content, images, progress=True)
+        print(f"{what}: {result}")
+        # Rounded weights deviate by design; --accuracy says what they cost.
+        if args.float_weights == "float32":
+            ensure_explained(result)
+
+
+def _images(args, model):
+    """Yield the images to check on: random ones and, if there are any, real ones."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    shape = (args.check, *model.inputs[0].shape[1:])
+    yield "random images", random.standard_normal(shape, np.float32)
+    if args.dataset is not None:
+        yield f"{args.dataset} test images", _test_images(args, args.check)[0]
+
+
+def _test_images(args, count: int):
+    """Return `count` preprocessed test images (0: all) and their labels."""
+    import numpy as np
+
+    from larq_nobn.training.data import load_images
+
+    source = load_images(args.dataset, args.data_dir, count or None)
+    batches = list(source.test_batches(256).as_numpy_iterator())
+    images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return images, labels.argmax(-1)
+
+
+def _measure_accuracy(args, model, content: bytes) -> None:
+    from larq_nobn.deploy import Runner
+
+    images, labels = _test_images(args, args.accuracy)
+    # The indirect kernels compute the same whole numbers, on x86 much faster.
+    predicted = Runner(content, indirect=True).predict(images, progress=True)
+    ours = 100 * (predicted.argmax(-1) == labels).mean()
+    theirs = model.predict(images, batch_size=64, verbose=0).argmax(-1)
+    theirs = 100 * (theirs == labels).mean()
+    print(
+        f"top-1 on {len(images)} {args.dataset} test images: model {theirs:.2f} %, "
+        f"file {ours:.2f} %"
+    )
+
+
+def _check_all(args) -> None:
+    import numpy as np
+
+    from larq_nobn._errors import UserError
+    from larq_nobn.deploy.survey import HEADER, examine, survey
+
+    def images_for(model):
+        return np.concatenate([images for _, images in _images(args, model)])
+
+    def saved():
+        for path in args.model:
+            model = _model_argument.open_model(path)
+            yield examine(model, path, images_for(model), args.target)
+
+    if not args.check:
+        raise UserError("--check-all needs images. Received: --check 0. Fix: leave it.")
+    widths = [max(len(title), 10) for title in HEADER]
+    widths[0] = max(18, *map(len, args.model)) if args.model else 18
+
+    def show(cells):
+        padded = (c.ljust(width) for c, width in zip(cells, widths, strict=True))
+        print("  ".join(padded).rstrip(), flush=True)
+
+    show(HEADER)
+    networks = survey(images_for, stem=args.stem, width=args.width, target=args.target)
+    unexplained = []
+    for finding in itertools.chain(networks, saved()):
+        show(finding.row)
+        if finding.check.unexplained or finding.missing:
+            unexplained.append(finding.name)
+    if unexplained:
+        raise UserError(
+            "Every network must convert exactly. Received: float layers, or deviations "
+            f"that no rounding explains, in {', '.join(unexplained)}. Fix: please "
+            "report this table."
+        )

@@ -1,0 +1,69 @@
+"""`larq-nobn probe`: the signal-propagation plot."""
+
+from pathlib import Path
+
+from larq_nobn.cli import _model_argument
+
+HELP = "measure mean and variance of activations per block, and draw them"
+
+
+def add_arguments(parser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "model",
+        nargs="+",
+        metavar="MODEL",
+        help=f"{_model_argument.HELP}; or the name of a network of the zoo, for its "
+        "norms with random weights",
+    )
+    parser.add_argument(
+        "--data", help="cifar10, cifar100, digits or imagenet; by default noise"
+    )
+    parser.add_argument("--data-dir", help="tensorflow-datasets folder")
+    parser.add_argument("--out", type=Path, default=Path("propagation.png"))
+
+
+def run(args) -> None:
+    """Measure, print and draw."""
+    from larq_nobn.probes import draw_signal_propagation, signal_propagation
+
+    measured = {}
+    for title, model, trained in _models(args.model):
+        images = _images(model, args.data, args.data_dir)
+        # Untrained batch norms have no statistics but the batch's.
+        measured[title] = signal_propagation(model, images, training=not trained)
+    rows = max(measured.values(), key=len)
+    width = max(len(str(row["layer"])) for row in rows)
+    print(f"{'block':{width}}  " + "  ".join(f"{title:>20}" for title in measured))
+    for i, row in enumerate(rows):
+        cells = (
+            f"{values[i]['variance']:20.4g}" if i < len(values) else " " * 20
+            for values in measured.values()
+        )
+        print(f"{row['layer']:{width}}  " + "  ".join(cells))
+    draw_signal_propagation(measured, args.out)
+    print(f"\nchannel variance per block; drawn in {args.out}")
+
+
+def _models(names):
+    from larq_nobn import zoo
+
+    for name in names:
+        if name not in zoo.list_models():
+            yield Path(name).name, _model_argument.open_model(name), True
+            continue
+        for norm in zoo.FAMILIES[name].norms:
+            model = zoo.create_model(name, norm=norm, stem="cifar")
+            yield f"{name}, {norm}", model, False
+
+
+def _images(model, dataset, data_dir):
+    import numpy as np
+
+    from larq_nobn.training import data
+
+    if dataset is not None:
+        images, _ = next(iter(data.load_images(dataset, data_dir).test_batches(64)))
+        return images
+    shape = (64, *(size or 32 for size in model.input_shape[1:]))
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)

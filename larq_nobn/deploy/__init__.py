@@ -1,0 +1,34 @@
+"""Export to Larq Compute Engine and TFLite: exact, checked, measured.
+
+`convert` a model, `check` the file against it, take stock of it with `report` and
+`plot`, and `benchmark` it. What needs Larq Compute Engine says so where it is missing:
+`pip install 'larq_nobn[deploy]'`.
+"""
+
+from larq_nobn.deploy.benchmarking import CONTENDERS, Benchmark, benchmark
+from larq_nobn.deploy.checking import Check, check
+from larq_nobn.deploy.compaction import FLOAT_WEIGHTS
+from larq_nobn.deploy.conversion import convert
+from larq_nobn.deploy.folding import FoldedModel
+from larq_nobn.deploy.header import c_header
+from larq_nobn.deploy.inspection import Report, report
+from larq_nobn.deploy.plotting import plot
+from larq_nobn.deploy.runtime import Runner
+from larq_nobn.deploy.targets import TARGETS
+
+__all__ = [
+    "CONTENDERS",
+    "FLOAT_WEIGHTS",
+    "TARGETS",
+    "Benchmark",
+    "Check",
+    "FoldedModel",
+    "Report",
+    "Runner",
+    "benchmark",
+    "c_header",
+    "check",
+    "convert",
+    "plot",
+    "report",
+]

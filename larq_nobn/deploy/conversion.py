@@ -1,0 +1,103 @@
+"""A model as a TFLite file for Larq Compute Engine, or for plain TFLite."""
+
+import tempfile
+import types
+
+import tensorflow as tf
+
+from larq_nobn._errors import UserError, one_of
+from larq_nobn.deploy.compaction import FLOAT_WEIGHTS, compact
+from larq_nobn.deploy.flatbuffer import Flatbuffer
+from larq_nobn.deploy.folding import FoldedModel, check_float32
+
+
+def convert(
+    model: tf.keras.Model,
+    target: str = "arm",
+    *,
+    float_weights: str = "float32",
+    allow_float: bool = False,
+) -> bytes:
+    """Convert a model to a TFLite file of the same arithmetic.
+
+    Every binary convolution becomes Larq Compute Engine's `LceBconv2d`, those with
+    strides and symmetric zero padding included; all that can be folded is folded. A
+    binary network that Larq's converter would leave float in part, or change, is an
+    error instead. Compare with the model by `larq_nobn.deploy.check`.
+
+    Args:
+        model: A functional model of the zoo's layers, from images of a fixed size, in
+            float32; built with binary activations and binary weights.
+        target: `"arm"` (64-bit Arm, also what runs on x86), `"xcore"`, or `"tflite"`
+            for devices without Larq Compute Engine.
+        float_weights: How the kernels of float layers (stem, downsampling, classifier)
+            are stored: `"float32"` is exact, `"float16"` and `"int8"` are smaller.
+            Binary kernels on real activations are stored compactly in any case.
+        allow_float: Let layers that should be binary stay float, instead of failing.
+
+    Returns:
+        The content of a `.tflite` file.
+
+    Raises:
+        UserError: If the model cannot be converted exactly; the message says why.
+
+    Example:
+        >>> content = convert(zoo.create_model("reactnet18", stem="cifar"))
+        >>> pathlib.Path("model.tflite").write_bytes(content)
+    """
+    one_of("float_weights", float_weights, FLOAT_WEIGHTS)
+    folded = FoldedModel(model, target, allow_float)
+    check_float32(model)
+    with tempfile.TemporaryDirectory() as folder:
+        _save(folded, folder)
+        if not folded.target.binary:
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            return compact(converter.convert(), float_weights)
+        content = import_compute_engine().convert_saved_model(folder, target=target)
+    _check_binary_layers(folded, content)
+    return compact(content, float_weights)
+
+
+def _save(folded: FoldedModel, folder: str) -> None:
+    """Save the folded model, for one image at a time, as a SavedModel."""
+    shape = (1, *folded.model.inputs[0].shape[1:])
+    image = tf.TensorSpec(shape, tf.float32, name="image")
+    module = tf.Module()
+    module.serve = tf.function(folded.__call__, input_signature=[image])
+    tf.saved_model.save(module, folder, signatures=module.serve)
+
+
+def import_compute_engine() -> types.ModuleType:
+    """Return the module `larq_compute_engine`.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    try:
+        import larq_compute_engine
+    except ImportError as error:
+        raise UserError(
+            "Larq Compute Engine must be installed. Received: an environment without "
+            f"it ({error}). Fix: pip install 'larq_nobn[deploy]'."
+        ) from error
+    return larq_compute_engine
+
+
+def _check_binary_layers(folded: FoldedModel, content: bytes) -> None:
+    """Check that the converter recognized every binary convolution.
+
+    Raises:
+        UserError: If not, and no float layers are allowed.
+    """
+    found = [op for op in Flatbuffer(content).operators() if op.kind == "LceBconv2d"]
+    if len(found) >= len(folded.binary_layers) or folded.allow_float:
+        return
+    # Names help; the graph's last operator has lost its own.
+    names = {name for op in found for name in op.outputs[0].scopes}
+    missing = [name for name in folded.binary_layers if name not in names]
+    raise UserError(
+        f"All {len(folded.binary_layers)} binary convolutions must become "
+        f"LceBconv2d. Received: {', '.join(missing)} left float by Larq's converter "
+        f"for target={folded.target.name!r}. Fix: choose another target, or allow it "
+        "(allow_float=True, --allow-float)."
+    )

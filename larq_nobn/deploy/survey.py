@@ -1,0 +1,160 @@
+"""Every network of the zoo, converted and checked: the table that proves the export."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from larq_nobn import zoo
+from larq_nobn.deploy.checking import Check, check
+from larq_nobn.deploy.conversion import convert
+from larq_nobn.deploy.inspection import Report, multiplications_before, report
+
+HEADER = (
+    "network",
+    "binary convolutions",
+    "images",
+    "median deviation",
+    "largest",
+    "same class",
+    "deviating",
+    "unexplained",
+    "float mults before",
+    "after",
+    "file MB",
+    "seconds",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One network's conversion and check.
+
+    Attributes:
+        name: The network.
+        expected: How many layers should become binary convolutions.
+        multiplications: Float multiplications outside of kernels before folding.
+        report: What is in the file.
+        check: How far the file is from the model.
+        seconds: How long converting and checking took.
+    """
+
+    name: str
+    expected: int
+    multiplications: int
+    report: Report
+    check: Check
+    seconds: float
+
+    @property
+    def missing(self) -> int:
+        """How many layers should be binary convolutions and are none."""
+        return self.expected - self.report.binary_convolutions
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """The finding as a row of a table under `HEADER`."""
+        return (
+            self.name,
+            f"{self.report.binary_convolutions} of {self.expected}",
+            str(self.check.images),
+            f"{self.check.median:.1e}",
+            f"{self.check.largest:.1e}",
+            f"{100 * self.check.agreement:.2f} %",
+            str(self.check.deviating),
+            str(self.check.unexplained),
+            f"{self.multiplications / 1e6:.2f} M",
+            f"{self.report.total('multiplications') / 1e6:.2f} M",
+            f"{self.report.nbytes / 1e6:.3f}",
+            f"{self.seconds:.0f}",
+        )
+
+
+def examine(
+    model: tf.keras.Model, name: str, images: np.ndarray, target: str = "arm"
+) -> Finding:
+    """Convert and check one model.
+
+    Args:
+        model: The model.
+        name: What to call it.
+        images: Preprocessed images of its size.
+        target: As in `convert`.
+
+    Raises:
+        UserError: If it cannot be converted, or the images do not fit.
+    """
+    started = time.monotonic()
+    content = convert(model, target)
+    result = check(model, content, images)
+    return Finding(
+        name,
+        sum(
+            getattr(layer, "input_quantizer", None) is not None
+            for layer in model.layers
+        ),
+        multiplications_before(model),
+        report(content),
+        result,
+        time.monotonic() - started,
+    )
+
+
+def survey(
+    images_for: Callable[[tf.keras.Model], np.ndarray],
+    *,
+    stem: str = "cifar",
+    width: int | None = None,
+    target: str = "arm",
+) -> Iterator[Finding]:
+    """Convert and check every family and norm of the zoo, with random weights.
+
+    Args:
+        images_for: Returns the images to check a model on.
+        stem: `"cifar"` (32×32, 10 classes) or `"imagenet"` (224×224, 1000 classes).
+        width: Channels of the first stage; by default the published ones.
+        target: As in `convert`.
+
+    Yields:
+        A finding per network.
+    """
+    for name in zoo.list_models():
+        for norm in zoo.FAMILIES[name].norms:
+            model = zoo.create_model(
+                name,
+                norm=norm,
+                stem=stem,
+                width=width,
+                num_classes=10 if stem == "cifar" else 1000,
+            )
+            randomize(model)
+            yield examine(model, f"{name} {norm}", images_for(model), target)
+            tf.keras.backend.clear_session()
+
+
+def randomize(model: tf.keras.Model, seed: int = 0) -> None:
+    """Give a model weights as training leaves them: no zeros, no ones, both signs.
+
+    Fresh weights would let errors pass: shifts are 0, gains 1, batch norms idle, and
+    binary kernels all positive.
+
+    Args:
+        model: A built model.
+        seed: Seed of the numbers.
+    """
+    random = np.random.default_rng(seed)
+    for variable in model.weights:
+        n = random.standard_normal(variable.shape)
+        kind = variable.name.split("/")[-1].split(":")[0]
+        if kind == "kernel":
+            value = 0.05 * n
+        elif kind in ("gain", "gamma"):
+            value = 1 + 0.1 * n
+        elif kind == "moving_variance":
+            value = np.exp(0.1 * n)
+        else:
+            # Shifts, biases and means around 0; slopes around their initial value.
+            value = variable.numpy() * (1 + 0.2 * n) + 0.1 * n * (kind != "slope")
+        variable.assign(value)

@@ -1,0 +1,53 @@
+"""Accuracy of any model on test data."""
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from larq_nobn._errors import UserError
+from larq_nobn.training import data
+
+
+def evaluate(
+    model: tf.keras.Model,
+    dataset: str,
+    data_dir: str | None = None,
+    limit: int | None = None,
+    verbose: bool = True,
+) -> dict[str, float]:
+    """Measure a classifier on the test images of a data set.
+
+    Args:
+        model: A model from normalized images to logits or probabilities.
+        dataset: One of `training.data.SOURCES`.
+        data_dir: tensorflow-datasets folder.
+        limit: Only so many images.
+        verbose: Whether to show a progress bar.
+
+    Returns:
+        `top1` and `top5` in percent, and the number of `images`.
+
+    Raises:
+        UserError: If the model has other classes or another input than the data, or the
+            data are missing.
+    """
+    images = data.load_images(dataset, data_dir, limit)
+    source = images.source
+    classes, shape = model.output_shape[-1], model.input_shape[1:]
+    fits = all(a in (None, b) for a, b in zip(shape, source.input_shape, strict=True))
+    if len(model.output_shape) != 2 or classes != source.num_classes or not fits:
+        raise UserError(
+            f"A model for {dataset} must take images of {source.input_shape} and give "
+            f"{source.num_classes} classes. Received: input {shape}, output "
+            f"{model.output_shape}. Fix: choose the data set that it was trained on."
+        )
+    infer = tf.function(lambda x: model(x, training=False))
+    hits = np.zeros(2)
+    count = 0
+    for x, y in tqdm(images.test_batches(200), unit="batch", disable=not verbose):
+        scores, labels = infer(x).numpy(), y.numpy().argmax(axis=1)
+        best = np.argsort(-scores, axis=1)[:, :5] == labels[:, None]
+        hits += [best[:, 0].sum(), best.any(axis=1).sum()]
+        count += len(labels)
+    top1, top5 = (100 * hits / count).tolist()
+    return {"top1": top1, "top5": top5, "images": count}

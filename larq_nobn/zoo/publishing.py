@@ -1,0 +1,169 @@
+"""From the folder of a training run to a bundle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from larq_nobn._errors import UserError, one_of
+from larq_nobn.zoo.bundle import write_bundle
+from larq_nobn.zoo.card import Card
+from larq_nobn.zoo.models import Network, create_model, describe_network
+from larq_nobn.zoo.preprocessing import STATISTICS, class_names
+from larq_nobn.zoo.weights import load_file, named_weights, weights_sha256
+
+LICENSE = "Apache-2.0"
+_MAX_RESULT_BYTES = 1 << 20
+
+
+def publish_run(
+    run: str | Path,
+    out: str | Path,
+    *,
+    license: str = LICENSE,
+    full: bool = True,
+    classifier_dtype: str = "float32",
+    overwrite: bool = False,
+) -> Path:
+    """Build a bundle from a training run.
+
+    Args:
+        run: The run's folder, with `result.json` and `model.keras`.
+        out: Folder of bundles.
+        license: The weights' licence; empty if they must not be passed on.
+        full: Whether to publish the latent weights too, for more training.
+        classifier_dtype: Of the packed file, `"float32"` or `"float16"`.
+        overwrite: Whether to replace a bundle of the same name.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        UserError: If the run is not complete, or its files contradict each other;
+            nothing is written then.
+        OSError: If it cannot be read, or the bundle not be written.
+    """
+    run = Path(run)
+    one_of("classifier_dtype", classifier_dtype, ("float32", "float16"))
+    result = _read_result(run / "result.json")
+    network = _network(result, run)
+    dataset = result["dataset"]
+    one_of("dataset", dataset, STATISTICS)
+    model = create_model(**asdict(network), classifier_activation=None)
+    load_file(model, run / "model.keras")
+    _check_digest(model, result, run)
+    statistics = STATISTICS[dataset]
+    card = Card(
+        network=network,
+        dataset=dataset,
+        classes=class_names(dataset),
+        mean=statistics.mean,
+        std=statistics.std,
+        metrics=_metrics(result, run),
+        recipe=_recipe(result),
+        versions=_texts(result.get("versions")),
+        origin={"title": "trained by larq_nobn"},
+        license=license,
+        redistributable=bool(license),
+    )
+    curve = run / "curve.png"
+    return write_bundle(
+        model,
+        card,
+        Path(out),
+        full=full,
+        classifier_dtype=classifier_dtype,
+        overwrite=overwrite,
+        extra={"curve.png": curve.read_bytes()} if curve.is_file() else None,
+    )
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    if not path.is_file() or not path.with_name("model.keras").is_file():
+        raise UserError(
+            "A run must be the folder of a complete training, with result.json and "
+            f"model.keras. Received: {path.parent}. Fix: finish the training "
+            f"(larq-nobn train ... --out {path.parent} --resume)."
+        )
+    try:
+        with path.open("rb") as file:
+            result = json.loads(file.read(_MAX_RESULT_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise _bad_result(path.parent, "a result.json that is no JSON") from error
+    kinds = {"dataset": str, "model": dict, "top1": dict}
+    wrong = [
+        key
+        for key, kind in kinds.items()
+        if not isinstance(result, dict) or not isinstance(result.get(key), kind)
+    ]
+    if wrong:
+        raise _bad_result(path.parent, f"a result.json without {', '.join(wrong)}")
+    return result
+
+
+def _network(result: Mapping[str, Any], run: Path) -> Network:
+    arguments = dict(result["model"])
+    if "name" not in arguments or not isinstance(arguments["name"], str):
+        raise _bad_result(run, "a result.json without the model's name")
+    # It shapes gradients only, and stands among the recipe's settings.
+    arguments.pop("surrogate", None)
+    unknown = sorted(set(arguments) - {f.name for f in fields(Network)})
+    if unknown:
+        raise _bad_result(run, f"unknown arguments of create_model: {unknown}")
+    return describe_network(arguments.pop("name"), **arguments)
+
+
+def _metrics(result: Mapping[str, Any], run: Path) -> dict[str, float]:
+    step1, step2 = (result["top1"].get(step) for step in ("step1", "step2"))
+    steps = {"top1": step2, "top1_step1": step1}
+    for name, value in steps.items():
+        if not isinstance(value, (int, float)) or not 0 <= value <= 100:
+            raise _bad_result(run, f"{name}={value!r}, which is no percentage")
+    return {name: float(value) for name, value in steps.items()}
+
+
+def _recipe(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, seed, revision and settings of the training, as far as they are there."""
+    settings = result.get("settings")
+    epochs = result.get("epochs")
+    values = {
+        "name": result.get("recipe"),
+        "seed": result.get("seed"),
+        "git_revision": result.get("git_revision"),
+        **({f"epochs_{k}": v for k, v in epochs.items()} if _is_dict(epochs) else {}),
+        **(
+            {k: v for k, v in settings.items() if k != "name"}
+            if _is_dict(settings)
+            else {}
+        ),
+    }
+    scalars = (str, int, float, bool)
+    return {k: v for k, v in values.items() if isinstance(v, scalars)}
+
+
+def _texts(content: Any) -> dict[str, str]:
+    return {k: str(v) for k, v in content.items()} if _is_dict(content) else {}
+
+
+def _is_dict(content: Any) -> bool:
+    return isinstance(content, dict)
+
+
+def _check_digest(model: tf.keras.Model, result: Mapping[str, Any], run: Path) -> None:
+    """Check that model.keras holds the weights that the result is about."""
+    expected = result.get("weights_sha256")
+    if expected is None:
+        return
+    actual = weights_sha256({n: v.numpy() for n, v in named_weights(model).items()})
+    if actual != expected:
+        raise _bad_result(run, "a model.keras with other weights than result.json's")
+
+
+def _bad_result(run: Path, what: str) -> UserError:
+    return UserError(
+        "A run must be the folder of a complete training, as larq-nobn train leaves "
+        f"it. Received: {run}, with {what}. Fix: train it again."
+    )
