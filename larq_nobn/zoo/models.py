@@ -4,6 +4,7 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
+from operator import index
 from typing import Any
 
 import tensorflow as tf
@@ -359,8 +360,14 @@ def _check_tensor(
     tensor: tf.Tensor, input_shape: tuple | None
 ) -> tuple[tf.Tensor, tuple]:
     """The tensor as a Keras tensor, and its shape, which `input_shape` must equal."""
-    if not tf.keras.backend.is_keras_tensor(tensor):
-        tensor = tf.keras.Input(tensor=tensor, name="image")
+    try:
+        if not tf.keras.backend.is_keras_tensor(tensor):
+            tensor = tf.keras.Input(tensor=tensor, name="image")
+    except ValueError as error:
+        raise UserError(
+            f"`input_tensor` must be a Keras tensor. Received: {type(tensor).__name__}."
+            " Fix: for example tf.keras.Input((32, 32, 3))."
+        ) from error
     shape = tuple(tensor.shape[1:])
     if input_shape is not None and tuple(input_shape) != shape:
         raise UserError(
@@ -374,7 +381,7 @@ def _check_tensor(
 def _checked_shape(input_shape: Any, stride: int, stem: str) -> tuple:
     """The shape of the images, checked against the product of the strides."""
     try:
-        shape = tuple(None if size is None else int(size) for size in input_shape)
+        shape = tuple(None if size is None else index(size) for size in input_shape)
         height, width, channels = shape
         fits = all(s is None or (s > 0 and s % stride == 0) for s in (height, width))
         fits = fits and channels is not None and channels > 0
