@@ -48,7 +48,7 @@ def scaled_weight_standardization(
     # The root's gradient is infinite at 0: keep constant channels out of it.
     constant = tf.equal(variance, 0)
     std = tf.sqrt(tf.where(constant, tf.ones_like(variance), variance))
-    std = tf.where(constant, tf.zeros_like(std), std)
+    std = tf.where(constant, tf.zeros_like(std) if eps else std, std)
     return tf.cast(centred * (gamma * fan_in**-0.5 / (std + eps)), dtype)
 
 

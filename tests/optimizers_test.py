@@ -359,6 +359,12 @@ def test_two_replicas_equal_one(policy):
         for key, value in entry.items():
             np.testing.assert_allclose(reports[1][name][key], value, atol=0.02)
     assert not any(e["fraction"] for e in inner[1].clipping_report().values())
+    _fit(two, epochs=1)
+    by_layer = inner[1].layer_clipping_report(two)
+    assert [layer for layer, fraction in by_layer.items() if fraction > 0] == [
+        "hidden1",
+        "hidden2",
+    ]
 
 
 def test_a_custom_loop_on_two_replicas():
