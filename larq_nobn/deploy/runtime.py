@@ -78,7 +78,12 @@ class Runner:
             UserError: If the images do not have the file's size.
         """
         images = check_images(images, self.image_shape)
-        count = tqdm(range(len(images)), "images", disable=not progress, leave=False)
+        count = tqdm(
+            range(len(images)),
+            "images",
+            disable=None if progress else True,
+            leave=False,
+        )
         outputs = [self.run(images[i : i + 1])[0] for i in count]
         return np.concatenate(outputs)
 
