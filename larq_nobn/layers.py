@@ -367,7 +367,7 @@ class Scale(tf.keras.layers.Layer):
 
     def __init__(self, factor: float, **kwargs):
         super().__init__(**kwargs)
-        self.factor = factor
+        self.factor = float(factor)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Multiply."""
@@ -399,7 +399,7 @@ class ScaledAdd(tf.keras.layers.Layer):
 
     def __init__(self, alpha: float = 1.0, **kwargs):
         super().__init__(**kwargs)
-        self.alpha = alpha
+        self.alpha = float(alpha)
 
     def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Return `alpha * f + r`."""

@@ -1,7 +1,10 @@
 """The networks: one description per family, every variant an argument or a row."""
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
+from operator import index
 from typing import Any
 
 import tensorflow as tf
@@ -345,7 +348,7 @@ def _head(
         layer = tf.keras.layers.Activation(
             activation, dtype="float32" if half else None, name="predictions"
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(
             "`classifier_activation` must be a Keras activation or None for logits. "
             f"Received: classifier_activation={activation!r}. Fix: 'softmax' or None."
@@ -357,8 +360,14 @@ def _check_tensor(
     tensor: tf.Tensor, input_shape: tuple | None
 ) -> tuple[tf.Tensor, tuple]:
     """The tensor as a Keras tensor, and its shape, which `input_shape` must equal."""
-    if not tf.keras.backend.is_keras_tensor(tensor):
-        tensor = tf.keras.Input(tensor=tensor, name="image")
+    try:
+        if not tf.keras.backend.is_keras_tensor(tensor):
+            tensor = tf.keras.Input(tensor=tensor, name="image")
+    except ValueError as error:
+        raise UserError(
+            f"`input_tensor` must be a Keras tensor. Received: {type(tensor).__name__}."
+            " Fix: for example tf.keras.Input((32, 32, 3))."
+        ) from error
     shape = tuple(tensor.shape[1:])
     if input_shape is not None and tuple(input_shape) != shape:
         raise UserError(
@@ -372,7 +381,7 @@ def _check_tensor(
 def _checked_shape(input_shape: Any, stride: int, stem: str) -> tuple:
     """The shape of the images, checked against the product of the strides."""
     try:
-        shape = tuple(None if size is None else int(size) for size in input_shape)
+        shape = tuple(None if size is None else index(size) for size in input_shape)
         height, width, channels = shape
         fits = all(s is None or (s > 0 and s % stride == 0) for s in (height, width))
         fits = fits and channels is not None and channels > 0
@@ -389,8 +398,8 @@ def _checked_shape(input_shape: Any, stride: int, stem: str) -> tuple:
 
 
 def _check_number(what: str, value: Any, kind: type, hint: str) -> None:
-    integral = isinstance(value, int) and not isinstance(value, bool)
-    if not (integral or (kind is float and isinstance(value, float))) or not value > 0:
+    wanted = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, wanted) or not 0 < value < inf:
         noun = "integer" if kind is int else "number"
         raise UserError(
             f"`{what}` must be a positive {noun}. Received: {what}={value!r}. "
