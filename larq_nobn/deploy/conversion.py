@@ -5,6 +5,7 @@ import types
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
+from tensorflow.lite.python.convert_phase import ConverterError
 
 from larq_nobn._errors import UserError, one_of
 from larq_nobn.deploy.compaction import FLOAT_WEIGHTS, compact
@@ -74,7 +75,8 @@ def convert_function(
         The content of a `.tflite` file.
 
     Raises:
-        UserError: If Larq Compute Engine is needed and missing.
+        UserError: If Larq Compute Engine is needed and missing, or TFLite has no
+            operator for something.
     """
     image = tf.TensorSpec((1, *image_shape), tf.float32, name="image")
     module = tf.Module()
@@ -87,8 +89,25 @@ def convert_function(
         tf.saved_model.save(module, folder, signatures=module.serve)
         if target.binary:
             engine = import_compute_engine()
-            return engine.convert_saved_model(folder, target=target.name)
-        return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+            content = engine.convert_saved_model(folder, target=target.name)
+        else:
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            try:
+                content = converter.convert()
+            except ConverterError as error:
+                raise _no_operator(str(error).splitlines()[0]) from error
+    # Larq's converter passes on what it does not know.
+    unknown = [op for op in Flatbuffer(content).operators() if not op.is_known]
+    if unknown:
+        raise _no_operator(", ".join(sorted({op.kind for op in unknown})))
+    return content
+
+
+def _no_operator(received: str) -> UserError:
+    return UserError(
+        "Every layer must compute with operators that TFLite has. Received: "
+        f"{received}. Fix: use another activation function there."
+    )
 
 
 def import_compute_engine() -> types.ModuleType:
