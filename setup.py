@@ -30,7 +30,7 @@ for path in sorted(zoo.glob("bundles/*/card.json")):
         names = ("card.json", "README.md", packed["name"])
         bundles += [str((path.parent / name).relative_to(zoo)) for name in names]
 
-deploy = ["larq-compute-engine>=0.16"]
+deploy = ["larq-compute-engine>=0.16", "psutil"]
 tune = ["keras-tuner>=1.4.7"]
 
 setup(

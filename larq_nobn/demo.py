@@ -22,10 +22,11 @@ RECIPE = Recipe(
     model="reactnet18",
     stem="cifar",
     width=16,
-    epochs=14,
-    batch_size=32,
-    learning_rate=2e-3,
+    epochs=18,
+    batch_size=64,
+    learning_rate=4e-3,
     schedule="cosine",
+    clip_factor=0.1,
 )
 TITLES = {"free": "BN-free", "batch": "batch norm"}
 

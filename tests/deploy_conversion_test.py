@@ -162,6 +162,28 @@ def test_half_precision_is_refused():
         deploy.convert(model)
 
 
+@pytest.mark.parametrize("target", ["arm", "tflite"])
+def test_operators_that_tflite_does_not_have(target):
+    def orthogonal(x):
+        return tf.linalg.qr(x)[0]
+
+    model = functional(tf.keras.layers.Conv2D(4, 1, activation=orthogonal, name="c"))
+    match = "operators that TFLite has. Received: .*Qr.* Fix: use another activation"
+    with pytest.raises(UserError, match=match):
+        deploy.convert(model, target)
+
+
+@pytest.mark.parametrize("name", [b"LceNothing", b"Nothing"])
+def test_operators_that_no_runtime_knows(name):
+    model = functional(tf.keras.layers.Conv2D(4, 1))
+    file = Flatbuffer(deploy.convert(model, "tflite"))
+    for code in file.model.operatorCodes:
+        code.builtinCode = code.deprecatedBuiltinCode = 32
+        code.customCode = name
+    with pytest.raises(UserError, match="must hold operators that this machine's int"):
+        deploy.Runner(file.pack())
+
+
 def test_files_that_are_none(exported):
     _, content, _ = exported
     for broken in (b"", b"no flatbuffer at all", content[:100], b"\0\0\0\0TFL3" * 9):

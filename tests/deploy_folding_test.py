@@ -282,6 +282,8 @@ def test_other_layers_that_cannot_be_exported():
     image = tf.keras.Input((4, 4, 2))
     rows = keras.Concatenate(axis=1, name="rows")([image, keras.ReLU()(image)])
     refuse(tf.keras.Model(image, rows), "'rows' must join channels. Received: axis=1")
+    rows = keras.BatchNormalization(1, name="n")
+    refuse(functional(rows), r"'n' must normalize channels. Received: axis=\[1\]")
     mixed = functional(
         layers.QuantConv2D(4, 3, strides=2, padding="symmetric"),
         keras.AveragePooling2D(3, 2, padding="same", name="mean"),

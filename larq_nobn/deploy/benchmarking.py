@@ -23,9 +23,10 @@ import tensorflow as tf
 import larq_nobn
 from larq_nobn import zoo
 from larq_nobn._errors import UserError
-from larq_nobn.deploy.conversion import convert, import_compute_engine
+from larq_nobn.deploy.conversion import convert, convert_function
 from larq_nobn.deploy.inspection import format_table
 from larq_nobn.deploy.survey import randomize
+from larq_nobn.deploy.targets import get_target
 
 CONTENDERS = ("lce", "lce-indirect", "keras", "tflite", "bn-twin", "quicknet")
 _TITLES = {
@@ -208,7 +209,12 @@ def _quicknet(model: tf.keras.Model) -> bytes:
         weights=None,
         num_classes=model.outputs[0].shape[-1],
     )
-    return import_compute_engine().convert_keras_model(quicknet)
+    return convert_function(
+        lambda image: quicknet(image, training=False),
+        tuple(model.inputs[0].shape[1:]),
+        get_target("arm"),
+        quicknet.variables,
+    )
 
 
 def _measure(files: dict[str, Path], threads: int, runs: int) -> list[Measurement]:

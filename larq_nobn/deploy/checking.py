@@ -129,7 +129,9 @@ def check(
     theirs = _TracedModel(model, ours.layers)
     tally = _Tally(ours.layers)
     starts = range(0, len(images), 8)
-    for start in tqdm(starts, "batches of 8", disable=not progress, leave=False):
+    for start in tqdm(
+        starts, "batches of 8", disable=None if progress else True, leave=False
+    ):
         batch = images[start : start + 8]
         logits, inputs = theirs.run(batch)
         for i in range(len(batch)):

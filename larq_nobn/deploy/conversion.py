@@ -2,13 +2,16 @@
 
 import tempfile
 import types
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
+from tensorflow.lite.python.convert_phase import ConverterError
 
 from larq_nobn._errors import UserError, one_of
 from larq_nobn.deploy.compaction import FLOAT_WEIGHTS, compact
 from larq_nobn.deploy.flatbuffer import Flatbuffer
 from larq_nobn.deploy.folding import FoldedModel, check_float32
+from larq_nobn.deploy.targets import Target
 
 
 def convert(
@@ -48,23 +51,63 @@ def convert(
     one_of("float_weights", float_weights, FLOAT_WEIGHTS)
     folded = FoldedModel(model, target, allow_float)
     check_float32(model)
-    with tempfile.TemporaryDirectory() as folder:
-        _save(folded, folder)
-        if not folded.target.binary:
-            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-            return compact(converter.convert(), float_weights)
-        content = import_compute_engine().convert_saved_model(folder, target=target)
-    _check_binary_layers(folded, content)
+    content = convert_function(folded, folded.image_shape, folded.target)
+    if folded.target.binary:
+        _check_binary_layers(folded, content)
     return compact(content, float_weights)
 
 
-def _save(folded: FoldedModel, folder: str) -> None:
-    """Save the folded model, for one image at a time, as a SavedModel."""
-    shape = (1, *folded.model.inputs[0].shape[1:])
-    image = tf.TensorSpec(shape, tf.float32, name="image")
+def convert_function(
+    function: Callable[[tf.Tensor], tf.Tensor],
+    image_shape: tuple[int, ...],
+    target: Target,
+    variables: Sequence[tf.Variable] = (),
+) -> bytes:
+    """Convert what TensorFlow can trace, for one image at a time, as it is.
+
+    Args:
+        function: Maps a batch of images to one output.
+        image_shape: `(height, width, channels)`.
+        target: What to convert it for.
+        variables: The variables that it reads.
+
+    Returns:
+        The content of a `.tflite` file.
+
+    Raises:
+        UserError: If Larq Compute Engine is needed and missing, or TFLite has no
+            operator for something.
+    """
+    image = tf.TensorSpec((1, *image_shape), tf.float32, name="image")
     module = tf.Module()
-    module.serve = tf.function(folded.__call__, input_signature=[image])
-    tf.saved_model.save(module, folder, signatures=module.serve)
+    module.variables_read = list(variables)
+    module.serve = tf.function(
+        lambda image: function(image), input_signature=[image], autograph=False
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        # Both converters are much faster on a SavedModel than on a function.
+        tf.saved_model.save(module, folder, signatures=module.serve)
+        if target.binary:
+            engine = import_compute_engine()
+            content = engine.convert_saved_model(folder, target=target.name)
+        else:
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            try:
+                content = converter.convert()
+            except ConverterError as error:
+                raise _no_operator(str(error).splitlines()[0]) from error
+    # Larq's converter passes on what it does not know.
+    unknown = [op for op in Flatbuffer(content).operators() if not op.is_known]
+    if unknown:
+        raise _no_operator(", ".join(sorted({op.kind for op in unknown})))
+    return content
+
+
+def _no_operator(received: str) -> UserError:
+    return UserError(
+        "Every layer must compute with operators that TFLite has. Received: "
+        f"{received}. Fix: use another activation function there."
+    )
 
 
 def import_compute_engine() -> types.ModuleType:

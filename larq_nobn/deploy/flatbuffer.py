@@ -81,6 +81,11 @@ class Operator:
     outputs: tuple[Tensor, ...]
     options: Any
 
+    @property
+    def is_known(self) -> bool:
+        """Whether TFLite or Larq Compute Engine has this operator."""
+        return self.kind.startswith("Lce") or self.kind in _BUILTIN.values()
+
 
 class Flatbuffer:
     """A TFLite file, taken apart.

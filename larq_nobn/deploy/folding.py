@@ -47,6 +47,11 @@ class FoldedModel(tf.Module):
         self.allow_float = allow_float
         self.binary_layers: list[str] = []
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of an image."""
+        return tuple(self.model.inputs[0].shape[1:])
+
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Run the graph.
 

@@ -40,6 +40,11 @@ def _learnable_bias(layer: Layer, inputs: Sequence[Value], context: Context) -> 
 
 @rewrites(keras.BatchNormalization)
 def _batch_norm(layer: Layer, inputs: Sequence[Value], context: Context) -> Value:
+    if list(layer.axis) not in ([-1], [len(inputs[0].shape)]):
+        raise UserError(
+            f"Layer {layer.name!r} must normalize channels. Received: axis="
+            f"{list(layer.axis)}. Fix: BatchNormalization(axis=-1)."
+        )
     scale = (values_of(layer.moving_variance) + layer.epsilon) ** -0.5
     if layer.scale:
         scale = scale * values_of(layer.gamma)

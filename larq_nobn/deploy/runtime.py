@@ -22,7 +22,8 @@ class Runner:
             numbers, on x86 several times faster than its default.
 
     Raises:
-        UserError: If it is no TFLite file, or Larq Compute Engine is missing.
+        UserError: If it is no TFLite file that this machine can run, or Larq Compute
+            Engine is missing.
 
     Example:
         >>> logits = Runner(pathlib.Path("model.tflite").read_bytes()).predict(images)
@@ -31,20 +32,34 @@ class Runner:
     def __init__(self, content: bytes, threads: int = 1, indirect: bool = False):
         file = Flatbuffer(content)
         self.image_shape = file.inputs[0].shape[1:]
-        if any(op.kind.startswith("Lce") for op in file.operators()):
-            import_compute_engine()
-            from larq_compute_engine.tflite.python.interpreter import Interpreter
+        is_binary = any(op.kind.startswith("Lce") for op in file.operators())
+        try:
+            if is_binary:
+                self._start_compute_engine(content, threads, indirect)
+            else:
+                self._start_tflite(content, threads)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                "The file must hold operators that this machine's interpreter knows. "
+                f"Received: {error}. Fix: convert the model again, with the installed "
+                "version of Larq Compute Engine."
+            ) from error
 
-            self._interpreter = Interpreter(
-                content, num_threads=threads, use_indirect_bgemm=indirect
-            )
-            self._run = self._interpreter.interpreter.predict
-        else:
-            self._interpreter = tf.lite.Interpreter(
-                model_content=content, num_threads=threads
-            )
-            self._interpreter.allocate_tensors()
-            self._run = self._run_tflite
+    def _start_compute_engine(self, content, threads, indirect) -> None:
+        import_compute_engine()
+        from larq_compute_engine.tflite.python.interpreter import Interpreter
+
+        self._interpreter = Interpreter(
+            content, num_threads=threads, use_indirect_bgemm=indirect
+        )
+        self._run = self._interpreter.interpreter.predict
+
+    def _start_tflite(self, content, threads) -> None:
+        self._interpreter = tf.lite.Interpreter(
+            model_content=content, num_threads=threads
+        )
+        self._interpreter.allocate_tensors()
+        self._run = self._run_tflite
 
     def run(self, image: np.ndarray) -> list[np.ndarray]:
         """Run one image.
@@ -78,7 +93,12 @@ class Runner:
             UserError: If the images do not have the file's size.
         """
         images = check_images(images, self.image_shape)
-        count = tqdm(range(len(images)), "images", disable=not progress, leave=False)
+        count = tqdm(
+            range(len(images)),
+            "images",
+            disable=None if progress else True,
+            leave=False,
+        )
         outputs = [self.run(images[i : i + 1])[0] for i in count]
         return np.concatenate(outputs)
 

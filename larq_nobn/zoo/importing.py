@@ -155,7 +155,7 @@ def import_checkpoint(
             "paper": published.paper,
             "file": path.name if path.name.isprintable() else "",
             "sha256": sha256(path),
-            "dtype": state["fc.weight"].dtype.name,
+            "dtype": _dtype(content),
         },
         license=license,
         redistributable=bool(license),
@@ -191,6 +191,13 @@ def _source(state: Mapping[str, np.ndarray], given: str | None) -> str:
             "liuzechun/ReActNet (real downsample kernels), --source ab_bnn for A&B BNN."
         )
     return found
+
+
+def _dtype(content: Mapping[str, Any]) -> str:
+    """What the weights are stored in, such as `"bfloat16"`, which NumPy has not."""
+    inner = content.get("state_dict", content)
+    weight = next(value for key, value in inner.items() if key.endswith("fc.weight"))
+    return str(weight.dtype).removeprefix("torch.")
 
 
 def _network(

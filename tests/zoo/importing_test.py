@@ -69,23 +69,16 @@ CASES = {
         {},
         LIUZECHUN,
     ),
-    # The authors' ReActNet-A has one stem for all sizes of images.
-    "official A": (
-        {"name": "reactnet_a", "width": 8, "num_classes": 10},
-        {"model": "reactnet_a", "alpha": 0.3},
-        {"stem": "imagenet", "alpha": 0.3},
-        OFFICIAL,
-    ),
     "liuzechun's A": (
         {"name": "reactnet_a", "norm": "batch", "width": 8, "num_classes": 10},
         {"model": "reactnet_a", "norm": "batch"},
         {"stem": "imagenet"},
         LIUZECHUN,
     ),
-    "A&B's A": (
-        {"name": "abnet_a", **CIFAR},
-        {"model": "abnet_a"},
-        {"stem": "cifar", "alpha": 0.25},
+    "A&B": (
+        {"name": "abnet18", **CIFAR},
+        {"model": "abnet18", "alpha": 0.3},
+        {"stem": "cifar", "alpha": 0.3},
         AB,
     ),
 }
@@ -114,6 +107,31 @@ def test_import(case, save, tmp_path):
     )
     kinds = {"full"} if case == "official, step 1" else {"packed", "full"}
     assert set(card.files) == kinds
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "dataset", "expected"),
+    [
+        # The authors' ReActNet-A has one stem for all sizes of images.
+        (OFFICIAL, "reactnet_a", "cifar10", "imagenet"),
+        (LIUZECHUN, "reactnet_a", "imagenet", "imagenet"),
+        (AB, "abnet_a", "cifar10", "cifar"),
+        (AB, "abnet_a", "imagenet", "imagenet"),
+    ],
+)
+def test_stems_of_reactnet_a(source, name, dataset, expected):
+    classes = len(zoo.preprocessing.class_names(dataset))
+    state = {
+        "feature.0.conv1.weight": np.zeros((8, 3, 3, 3)),
+        "fc.weight": np.zeros((classes, 256)),
+    }
+    arguments = {"norm": "free", "binary_weights": True, "alpha": None}
+    network = importing._network(
+        state, source, dataset, name=name, stem=None, **arguments
+    )
+    assert network.stem == expected
+    assert network.width == 8
+    assert network.alpha == (0.25 if source is AB else 0.2)
 
 
 def test_imported_weights_load(state, save, tmp_path):
@@ -326,7 +344,7 @@ def test_torch_file(torch_file, torch, state, tmp_path):
         return {
             "epoch": 255,
             "state_dict": tensors,
-            "best_top1_acc": _Tensor(np.array([91.94])),
+            "best_top1_acc": _Tensor(np.array([91.94], np.float32)),
         }
 
     torch.load = load
@@ -335,15 +353,16 @@ def test_torch_file(torch_file, torch, state, tmp_path):
     card = read_card(folder / "card.json")
     assert card.metrics == {"top1": 91.94}
     assert card.origin["file"] == torch_file.name
+    assert card.origin["dtype"] == "float32"
 
 
 def test_torch_file_with_code(torch_file, torch):
     def load(path, **options):
-        raise UnpicklingError("Weights only load failed: Unsupported global\nmore")
+        raise UnpicklingError("failed.\nUnsupported global: GLOBAL posix.system was")
 
     torch.load = load
     with pytest.raises(
-        UserError, match="nothing else is ever unpickled.*Unsupported gl"
+        UserError, match="nothing else is ever unpickled.*asks for posix.system"
     ):
         import_checkpoint(torch_file, **ARGUMENTS)
 
@@ -354,6 +373,17 @@ def test_damaged_torch_file(torch_file, torch):
 
     torch.load = load
     with pytest.raises(UserError, match="must be readable.*PytorchStreamReader failed"):
+        import_checkpoint(torch_file, **ARGUMENTS)
+
+
+def test_flipped_bit_in_a_torch_file(torch_file, torch):
+    """torch.load itself would read on."""
+    content = bytearray(torch_file.read_bytes())
+    content[content.index(b"NUMPY") + 130] ^= 1
+    torch_file.write_bytes(content)
+    with pytest.raises(
+        UserError, match="must be readable.*wrong checksum of 'data.npy'"
+    ):
         import_checkpoint(torch_file, **ARGUMENTS)
 
 
