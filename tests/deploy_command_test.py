@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
-from deploying import network
+from deploying import images_for, network
 
 from larq_nobn import UserError, deploy, zoo
 from larq_nobn.cli import main
+from larq_nobn.cli._model_argument import open_model
 from larq_nobn.deploy import benchmarking
 from larq_nobn.deploy.flatbuffer import Flatbuffer
+from larq_nobn.deploy.survey import randomize
+from larq_nobn.zoo.bundle import write_bundle
+from larq_nobn.zoo.card import Card
+from larq_nobn.zoo.models import describe_network
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +73,36 @@ def test_check_all_fails_loudly(saved, monkeypatch, capsys):
     assert f"no rounding explains, in {saved}. Fix:" in capsys.readouterr().err
 
 
-def test_published_models(tmp_path, capsys):
-    """A bundle's folder names a model, too."""
-    from larq_nobn.cli._model_argument import open_model
+def test_published_models(tmp_path, monkeypatch, capsys):
+    """A bundle's folder names a model, and so does its name."""
+    arguments = {
+        "name": "birealnet18",
+        "stem": "cifar",
+        "width": 8,
+        "num_classes": 10,
+        "input_shape": (8, 8, 1),
+    }
+    model = zoo.create_model(**arguments)
+    randomize(model)
+    card = Card(
+        network=describe_network(**arguments),
+        dataset="digits",
+        classes=tuple((digit, digit) for digit in "0123456789"),
+        mean=(0.3,),
+        std=(0.4,),
+    )
+    folder = write_bundle(model, card, tmp_path)
+    monkeypatch.setenv("LARQ_NOBN_ZOO", str(tmp_path))
+    images = images_for(model)
+    for name in (str(folder), folder.name):
+        loaded = open_model(name)
+        np.testing.assert_allclose(loaded(images), model(images), atol=1e-5)
+    out = tmp_path / "m.tflite"
+    assert main(f"export {folder.name} --out {out} --check 4".split()) == 0
+    assert deploy.report(out.read_bytes()).binary_convolutions == 16
 
+
+def test_models_that_are_not_there(capsys):
     with pytest.raises(UserError, match="nothing_like_it, which does not exist"):
         open_model("nothing_like_it")
     assert main(["inspect", "nothing_like_it"]) == 2

@@ -265,9 +265,10 @@ class _Worker:
         return self
 
     def __exit__(self, *_) -> None:
-        self._process.stdin.close()
-        self._process.stdout.close()
         self._process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.stdout.close()
         self._process.wait()
         self._errors.close()
 
@@ -277,10 +278,9 @@ class _Worker:
         Raises:
             UserError: If the process has died.
         """
-        try:
+        # If it has died, the empty answer says so.
+        with contextlib.suppress(BrokenPipeError):
             print(request, file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # It has died; the empty answer says so below.
         answer = self._process.stdout.readline()
         if not answer:
             self._errors.seek(0)

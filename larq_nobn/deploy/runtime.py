@@ -1,5 +1,7 @@
 """Running an exported file on this machine."""
 
+import warnings
+
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -55,9 +57,12 @@ class Runner:
         self._run = self._interpreter.interpreter.predict
 
     def _start_tflite(self, content, threads) -> None:
-        self._interpreter = tf.lite.Interpreter(
-            model_content=content, num_threads=threads
-        )
+        with warnings.catch_warnings():
+            # TensorFlow 2.18 announces a package that is to take its place.
+            warnings.filterwarnings("ignore", r"[\s\S]*LiteRT", UserWarning)
+            self._interpreter = tf.lite.Interpreter(
+                model_content=content, num_threads=threads
+            )
         self._interpreter.allocate_tensors()
         self._run = self._run_tflite
 
