@@ -12,7 +12,7 @@ from pathlib import Path
 
 if Path(sys.argv[0]).name == "larq-nobn":
     # Users of the command want its output, not TensorFlow's start-up log.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if importlib.metadata.version("keras").startswith("3."):
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
