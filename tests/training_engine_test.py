@@ -14,14 +14,14 @@ import tensorflow as tf
 import larq_nobn
 from larq_nobn import UserError, zoo
 from larq_nobn.cli import main
-from larq_nobn.training import checkpoint, data, load_recipe, train
+from larq_nobn.training import data, load_recipe, train
 from larq_nobn.training.checkpoint import Checkpoint, load_latest, save_checkpoint
 from larq_nobn.training.distribution import make_strategy
 from larq_nobn.training.engine import build_trainer, decayed_variables
 from larq_nobn.training.folder import RunFolder
 from larq_nobn.training.trainer import load_teacher
 from larq_nobn.zoo.models import FAMILIES, ResNet
-from larq_nobn.zoo.weights import named_weights
+from larq_nobn.zoo.weights import named_weights, weights_sha256
 
 RECIPE_FILE = Path(__file__).parent / "tiny_recipe.py"
 
@@ -86,7 +86,7 @@ def test_the_saved_model_gives_the_reported_accuracy(finished):
     top1 = 100 * (predictions.argmax(axis=1) == y).mean()
     assert top1 == pytest.approx(result_of(finished)["top1"]["step2"], abs=1e-4)
     weights = {name: v.numpy() for name, v in named_weights(model).items()}
-    assert checkpoint.weights_sha256(weights) == result_of(finished)["weights_sha256"]
+    assert weights_sha256(weights) == result_of(finished)["weights_sha256"]
 
 
 @pytest.mark.parametrize(
