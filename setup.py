@@ -47,7 +47,8 @@ setup(
         *tensorflow,
         "larq>=0.14",
         "larq-zoo>=2.4",
-        "tensorflow-datasets>=4.8",
+        # From 4.9 on it wants a protobuf that larq-zoo excludes, and pip searches long.
+        "tensorflow-datasets>=4.8.3,<4.9",
         "scikit-learn>=1.3",
         "matplotlib>=3.7",
         "numpy>=1.24,<2",
