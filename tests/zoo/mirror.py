@@ -121,13 +121,29 @@ def drip(handler, content: bytes) -> None:
         time.sleep(0.1)
 
 
-def slowly(seconds: float) -> Callable:
+def half_then_hang() -> tuple[Callable, threading.Event]:
+    """Send half of it, set the event, and hang."""
+    sent = threading.Event()
+
     def answer(handler, content: bytes) -> None:
-        send(handler, b"", length=len(content))
-        for start in range(0, len(content), 1 + len(content) // 20):
-            handler.wfile.write(content[start : start + 1 + len(content) // 20])
-            handler.wfile.flush()
-            time.sleep(seconds / 20)
+        send(handler, content[: len(content) // 2], length=len(content))
+        handler.wfile.flush()
+        sent.set()
+        time.sleep(60)
+
+    return answer, sent
+
+
+def together(number: int) -> Callable:
+    """Send half, wait until so many have got theirs, and send the rest."""
+    barrier = threading.Barrier(number)
+
+    def answer(handler, content: bytes) -> None:
+        half = len(content) // 2
+        send(handler, content[:half], length=len(content))
+        handler.wfile.flush()
+        barrier.wait(60)
+        handler.wfile.write(content[half:])
 
     return answer
 
