@@ -21,6 +21,11 @@ def add_arguments(parser) -> None:
         help="of the packed weights: float32 or float16",
     )
     parser.add_argument(
+        "--origin",
+        default="trained by larq_nobn",
+        help="where the weights come from, for the card",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace an existing bundle"
     )
 
@@ -38,6 +43,7 @@ def run(args) -> None:
         full=not args.no_full,
         classifier_dtype=args.classifier_dtype,
         overwrite=args.overwrite,
+        origin=args.origin,
     )
     card = read_card(folder / CARD)
     sizes = (f"{file.name} {file.size / 1e6:.2f} MB" for file in card.files.values())

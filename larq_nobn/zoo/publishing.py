@@ -27,6 +27,7 @@ def publish_run(
     full: bool = True,
     classifier_dtype: str = "float32",
     overwrite: bool = False,
+    origin: str = "trained by larq_nobn",
 ) -> Path:
     """Build a bundle from a training run.
 
@@ -37,6 +38,8 @@ def publish_run(
         full: Whether to publish the latent weights too, for more training.
         classifier_dtype: Of the packed file, `"float32"` or `"float16"`.
         overwrite: Whether to replace a bundle of the same name.
+        origin: Where the weights come from, in words, with all that sets the data apart
+            from the data set's usual form.
 
     Returns:
         The bundle's folder.
@@ -65,7 +68,7 @@ def publish_run(
         metrics=_metrics(result, run),
         recipe=_recipe(result),
         versions=_texts(result.get("versions")),
-        origin={"title": "trained by larq_nobn"},
+        origin={"title": origin},
         license=license,
         redistributable=bool(license),
     )
