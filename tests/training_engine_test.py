@@ -26,9 +26,14 @@ from larq_nobn.zoo.weights import named_weights, weights_sha256
 RECIPE_FILE = Path(__file__).parent / "tiny_recipe.py"
 
 
-@pytest.fixture
-def recipe(monkeypatch):
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch):
+    """The recipe's own network, gone behind each test that reads the recipe."""
     monkeypatch.setitem(FAMILIES, "tiny", ResNet((1, 1), width=8))
+
+
+@pytest.fixture
+def recipe():
     return load_recipe(RECIPE_FILE)
 
 
