@@ -138,7 +138,8 @@ def randomize(model: tf.keras.Model, seed: int = 0) -> None:
     """Give a model weights as training leaves them: no zeros, no ones, both signs.
 
     Fresh weights would let errors pass: shifts are 0, gains 1, batch norms idle, and
-    binary kernels all positive.
+    binary kernels all positive. Layers keep about unit variance, so that a network is
+    no more sensitive to single signs than it has to be.
 
     Args:
         model: A built model.
@@ -149,7 +150,7 @@ def randomize(model: tf.keras.Model, seed: int = 0) -> None:
         n = random.standard_normal(variable.shape)
         kind = variable.name.split("/")[-1].split(":")[0]
         if kind == "kernel":
-            value = 0.05 * n
+            value = n / np.sqrt(np.prod(variable.shape[:-1]))
         elif kind in ("gain", "gamma"):
             value = 1 + 0.1 * n
         elif kind == "moving_variance":
