@@ -3,6 +3,8 @@
 The table at the end of the run lists every case with its largest deviation.
 """
 
+import gc
+
 import golden
 import larq as lq
 import numpy as np
@@ -18,6 +20,13 @@ from larq_nobn.optimizers import AdaptiveGradientClipping, CoupledWeightDecay
 pytestmark = pytest.mark.usefixtures("float64")
 
 cross_entropy = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.fixture(autouse=True)
+def _free_memory():
+    """Models are in reference cycles, and these take gigabytes in float64."""
+    yield
+    gc.collect()
 
 
 def test_every_case_is_compared():
