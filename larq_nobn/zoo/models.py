@@ -223,13 +223,13 @@ def describe_network(
     return Network(
         name=name,
         norm=norm,
-        binary_weights=binary_weights,
-        binary_downsample=binary_downsample or not has_choice,
+        binary_weights=bool(binary_weights),
+        binary_downsample=bool(binary_downsample or not has_choice),
         stem=stem,
         alpha=float(alpha) if norm == "free" else 1.0,
-        width=width,
+        width=int(width),
         input_shape=checked_shape(input_shape, family.stride(stem), stem),
-        num_classes=num_classes,
+        num_classes=int(num_classes),
     )
 
 
