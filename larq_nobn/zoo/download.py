@@ -1,6 +1,7 @@
 """Downloads that are complete, checked and bounded, or an error."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,9 +127,9 @@ def _receive(url: str, file: BinaryIO, size: int, bar) -> None:
 def _check(url: str, path: Path, size: int, digest: str) -> None:
     if path.stat().st_size != size or sha256(path) != digest:
         raise UserError(
-            f"{url} must be the file that its card describes (SHA-256 {digest}). "
-            "Received: another one; nothing was kept. Fix: try again, and if it stays "
-            "so, tell whoever runs the server."
+            f"{public(url)} must be the file that its card describes (SHA-256 "
+            f"{digest}). Received: another one; nothing was kept. Fix: try again, and "
+            "if it stays so, tell whoever runs the server."
         )
 
 
@@ -183,10 +184,15 @@ def _blocks(answer: "requests.Response", url: str, size: int) -> Iterator[bytes]
         raise _BrokenConnection from error
 
 
+def public(url: str) -> str:
+    """A URL without the password that it may hold."""
+    return re.sub(r"//[^/@]*@", "//", url)
+
+
 def _failure(url: str, what: str) -> UserError:
     return UserError(
-        f"A mirror must serve its files. Received: {url} {what}. Fix: check the "
-        "address in LARQ_NOBN_ZOO and the network (proxies are taken from "
+        f"A mirror must serve its files. Received: {public(url)} {what}. Fix: check "
+        "the address in LARQ_NOBN_ZOO and the network (proxies are taken from "
         "HTTPS_PROXY), or try again later."
     )
 

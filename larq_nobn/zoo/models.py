@@ -1,17 +1,14 @@
 """The networks: one description per family, every variant an argument or a row."""
 
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import inf
-from operator import index
-from typing import Any
 
 import tensorflow as tf
 
 from larq_nobn._errors import UserError, one_of
 from larq_nobn.layers import SymmetricMaxPooling2D
 from larq_nobn.zoo import weights as zoo_weights
+from larq_nobn.zoo.arguments import check_number, check_tensor, checked_shape
 from larq_nobn.zoo.blocks import (
     Method,
     conv,
@@ -211,10 +208,10 @@ def describe_network(
     one_of("norm", norm, family.norms)
     one_of("stem", stem, STEMS)
     alpha = family.alpha if alpha is None else alpha
-    _check_number("alpha", alpha, float, "0.2 is the published value")
-    _check_number("num_classes", num_classes, int, "10 for CIFAR-10, 1000 for ImageNet")
+    check_number("alpha", alpha, float, "0.2 is the published value")
+    check_number("num_classes", num_classes, int, "10 for CIFAR-10, 1000 for ImageNet")
     width = family.width if width is None else width
-    _check_number("width", width, int, f"{family.width} is the published value")
+    check_number("width", width, int, f"{family.width} is the published value")
     for flag, value in {
         "binary_weights": binary_weights,
         "binary_downsample": binary_downsample,
@@ -226,13 +223,13 @@ def describe_network(
     return Network(
         name=name,
         norm=norm,
-        binary_weights=binary_weights,
-        binary_downsample=binary_downsample or not has_choice,
+        binary_weights=bool(binary_weights),
+        binary_downsample=bool(binary_downsample or not has_choice),
         stem=stem,
         alpha=float(alpha) if norm == "free" else 1.0,
-        width=width,
-        input_shape=_checked_shape(input_shape, family.stride(stem), stem),
-        num_classes=num_classes,
+        width=int(width),
+        input_shape=checked_shape(input_shape, family.stride(stem), stem),
+        num_classes=int(num_classes),
     )
 
 
@@ -297,7 +294,7 @@ def create_model(
         >>> model = create_model("reactnet18", stem="cifar", num_classes=10)
     """
     if input_tensor is not None:
-        input_tensor, input_shape = _check_tensor(input_tensor, input_shape)
+        input_tensor, input_shape = check_tensor(input_tensor, input_shape)
     network = describe_network(
         name,
         norm=norm,
@@ -354,54 +351,3 @@ def _head(
             f"Received: classifier_activation={activation!r}. Fix: 'softmax' or None."
         ) from error
     return layer(x)
-
-
-def _check_tensor(
-    tensor: tf.Tensor, input_shape: tuple | None
-) -> tuple[tf.Tensor, tuple]:
-    """The tensor as a Keras tensor, and its shape, which `input_shape` must equal."""
-    try:
-        if not tf.keras.backend.is_keras_tensor(tensor):
-            tensor = tf.keras.Input(tensor=tensor, name="image")
-    except ValueError as error:
-        raise UserError(
-            f"`input_tensor` must be a Keras tensor. Received: {type(tensor).__name__}."
-            " Fix: for example tf.keras.Input((32, 32, 3))."
-        ) from error
-    shape = tuple(tensor.shape[1:])
-    if input_shape is not None and tuple(input_shape) != shape:
-        raise UserError(
-            "`input_shape` and `input_tensor` must agree. Received: "
-            f"input_shape={tuple(input_shape)}, input_tensor of shape {shape}. "
-            "Fix: leave out input_shape."
-        )
-    return tensor, shape
-
-
-def _checked_shape(input_shape: Any, stride: int, stem: str) -> tuple:
-    """The shape of the images, checked against the product of the strides."""
-    try:
-        shape = tuple(None if size is None else index(size) for size in input_shape)
-        height, width, channels = shape
-        fits = all(s is None or (s > 0 and s % stride == 0) for s in (height, width))
-        fits = fits and channels is not None and channels > 0
-    except (TypeError, ValueError, OverflowError):
-        fits = False
-    if not fits:
-        raise UserError(
-            f"`input_shape` must be (height, width, channels), height and width "
-            f"multiples of {stride} (the product of the network's strides) or None. "
-            f"Received: {input_shape}. Fix: resize or crop the images to a multiple of "
-            f"{stride}{', or use the CIFAR stem' if stem == 'imagenet' else ''}."
-        )
-    return shape
-
-
-def _check_number(what: str, value: Any, kind: type, hint: str) -> None:
-    wanted = numbers.Integral if kind is int else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, wanted) or not 0 < value < inf:
-        noun = "integer" if kind is int else "number"
-        raise UserError(
-            f"`{what}` must be a positive {noun}. Received: {what}={value!r}. "
-            f"Fix: {hint}."
-        )

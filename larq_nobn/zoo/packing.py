@@ -144,7 +144,7 @@ def _with_mean(positive: np.ndarray, mean: np.ndarray) -> np.ndarray:
     magnitudes = np.broadcast_to(most, (count, len(mean))).copy()
     magnitudes[0] += count * (mean - most)
     magnitudes = magnitudes.reshape(positive.shape)
-    return np.float32(np.where(positive, magnitudes, -magnitudes))
+    return np.where(positive, magnitudes, -magnitudes)
 
 
 def _scale(kernel: np.ndarray) -> np.ndarray:

@@ -127,18 +127,22 @@ class Mirror:
     """A folder of bundles behind http or https."""
 
     def __init__(self, url: str):
-        self.where = url.rstrip("/")
+        self._root = url.rstrip("/")
+        self.where = download.public(self._root)
         # Of each mirror its own: mirrors may publish different bundles by one name.
         host = re.sub(r"[^A-Za-z0-9.-]", "_", urlsplit(url).netloc.rpartition("@")[2])
-        digest = sha256(self.where.encode()).hexdigest()[:12]
+        digest = sha256(self._root.encode()).hexdigest()[:12]
         self.cache = cache_folder() / "mirrors" / f"{host}-{digest}"
 
     def _url(self, *parts: str) -> str:
-        return "/".join([self.where, *map(quote, parts)])
+        return "/".join([self._root, *map(quote, parts)])
+
+    def _shown(self, *parts: str) -> str:
+        return download.public(self._url(*parts))
 
     def _read_card(self, name: str) -> Card | None:
         data = download.get(self._url(name, CARD), MAX_CARD_BYTES)
-        return None if data is None else parse_card(data, self._url(name, CARD))
+        return None if data is None else parse_card(data, self._shown(name, CARD))
 
     def survey(self, problems: list[str]) -> Iterator[Published]:
         """All bundles that the mirror's index lists."""
@@ -147,13 +151,13 @@ class Mirror:
             return
         try:
             data = download.get(self._url(INDEX), MAX_CARD_BYTES)
-            names = [] if data is None else load_index(data, self._url(INDEX))
+            names = [] if data is None else load_index(data, self._shown(INDEX))
             if data is None:
                 problems.append(f"{self.where} has no {INDEX}, so it cannot be listed.")
             for name in names:
                 card = self._read_card(name)
                 if card is not None:
-                    yield Published(card, self._url(name))
+                    yield Published(card, self._shown(name))
         except UserError as error:
             problems.append(str(error))
 
@@ -172,7 +176,7 @@ class Mirror:
                 return None
             if not answers(card, network, dataset):
                 raise UserError(
-                    f"{self._url(name)} is not {name}, but {card.folder_name}."
+                    f"{self._shown(name)} is not {name}, but {card.folder_name}."
                 )
         except UserError as error:
             problems.append(str(error))
@@ -198,7 +202,7 @@ class Mirror:
         name, card = card.folder_name, self._read_card(card.folder_name) or card
         file = card.files.get(kind)
         if file is None or card.folder_name != name:
-            raise no_such_file(card, kind, url)
+            raise no_such_file(card, kind, self._shown(card.folder_name))
         check_size(model, card, file)
         download.download(
             f"{url}/{file.name}", folder / file.name, file.size, file.sha256

@@ -203,6 +203,7 @@ class _InTorchShape:
     def __init__(self, entry: TorchEntry):
         self._entry = entry
         self.shape = entry.shape
+        self.dtype = entry.variable.dtype
 
     def assign(self, array: np.ndarray) -> None:
         self._entry.variable.assign(self._entry.to_keras(array))

@@ -216,7 +216,17 @@ def assign_checked(
             "of the network that the weights belong to (name, norm, binary_downsample, "
             "stem, width, num_classes)."
         )
-    broken = [n for n in variables if not np.all(np.isfinite(_real(values[n])))]
+    # Numbers beyond float32 become infinite there.
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = {
+            name: values[name].astype(variable.dtype.as_numpy_dtype, copy=False)
+            for name, variable in variables.items()
+        }
+    broken = [
+        name
+        for name in variables
+        if not all(np.isfinite(_real(a[name])).all() for a in (values, converted))
+    ]
     if broken:
         raise UserError(
             f"{what} must be finite. Received: NaN or infinity in {_listed(broken)}. "
@@ -224,7 +234,7 @@ def assign_checked(
             "earlier checkpoint."
         )
     for name, variable in variables.items():
-        variable.assign(values[name])
+        variable.assign(converted[name])
 
 
 def _real(value: np.ndarray) -> np.ndarray:

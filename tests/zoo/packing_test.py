@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from larq_nobn import UserError, zoo
 from larq_nobn.optimizers import AdaptiveGradientClipping
@@ -33,6 +35,11 @@ NETWORKS = {
 @pytest.fixture(scope="module")
 def small():
     return randomized(**SMALL, name="reactnet18")
+
+
+@pytest.fixture(scope="module")
+def packed(small):
+    return pack_weights(small)
 
 
 def build(**arguments):
@@ -202,6 +209,32 @@ def test_wrong_arrays(small, change, message):
         load(model, arrays)
     for variable, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(variable, value)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    name=st.sampled_from(
+        ["stem/kernel", "stage1_unit1_conv/kernel", "classifier/bias"]
+    ),
+    suffixes=st.sets(st.sampled_from(["", ":bits", ":magnitude", ":bits:bits"])),
+    dtype=st.sampled_from([np.float16, np.float64, np.uint8, np.int64, np.bool_]),
+    shape=st.sampled_from([(), (8,), (72,), (10,), (3, 3, 8, 8), (3, 3, 3, 8), (0,)]),
+    value=st.sampled_from([0, 1, -1, 1e300, np.nan, np.inf]),
+)
+@pytest.mark.filterwarnings("ignore:invalid value|overflow:RuntimeWarning")
+def test_fuzz(small, packed, name, suffixes, dtype, shape, value):
+    """Whatever the arrays are: all of the weights, or none and our own error."""
+    arrays = dict(packed)
+    for suffix in suffixes:
+        arrays[name + suffix] = np.full(shape, value).astype(dtype)
+    before = small.get_weights()
+    try:
+        load(small, arrays)
+    except UserError:
+        for variable, expected in zip(small.weights, before, strict=True):
+            np.testing.assert_array_equal(variable, expected)
+    for variable in small.weights:
+        assert np.isfinite(variable).all()
 
 
 def test_packed_weights_can_be_trained_further():

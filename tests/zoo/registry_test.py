@@ -147,6 +147,17 @@ def test_mirror(mirror, search, monkeypatch):
 
 
 @pytest.mark.network
+def test_password_in_an_address_is_not_shown(mirror, search):
+    search(mirror.url.replace("//", "//me:secret@"))
+    (entry,) = zoo.list_weights()
+    assert entry.where == f"{mirror.url}/{FOLDER}"
+    mirror.misbehave["card.json"] = behaviour.server_error
+    with pytest.raises(UserError, match="HTTP 503") as caught:
+        load()
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.network
 def test_damaged_cache_is_downloaded_again(mirror, search):
     search(mirror.url)
     load()
