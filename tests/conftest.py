@@ -9,8 +9,6 @@ tf.config.set_logical_device_configuration(
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
 
-_PARITY = pytest.StashKey[list]()
-
 
 @pytest.fixture(autouse=True)
 def _isolated():
@@ -30,23 +28,31 @@ def float64():
 @pytest.fixture
 def parity(request):
     """Check a deviation from the reference, and list it at the end of the run."""
-    rows = request.config.stash.setdefault(_PARITY, [])
 
     def check(case: str, deviations: dict[str, float], tolerance: float) -> None:
         what, largest = max(deviations.items(), key=lambda item: item[1])
-        rows.append((case, largest, what, tolerance))
+        # Properties of the report come back from parallel workers too.
+        row = (case, largest, what, tolerance)
+        request.node.user_properties.append(("parity", row))
         assert all(value <= tolerance for value in deviations.values()), deviations
 
     return check
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    rows = config.stash.get(_PARITY, [])
+def pytest_terminal_summary(terminalreporter):
+    rows = [
+        row
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, row in report.user_properties
+        if name == "parity"
+    ]
     if not rows:
         return
     terminalreporter.section("parity with the reference code, float64")
     width = max(len(case) for case, *_ in rows)
     terminalreporter.line(f"{'case':{width}}  largest deviation (of)")
-    for case, largest, what, tolerance in rows:
+    for case, largest, what, tolerance in sorted(rows):
         where = f"{what}; tolerance {tolerance:.0e}"
         terminalreporter.line(f"{case:{width}}  {largest:.1e} ({where})")

@@ -26,6 +26,7 @@ cross_entropy = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 def _free_memory():
     """Models are in reference cycles, and these take gigabytes in float64."""
     yield
+    tf.keras.backend.clear_session()
     gc.collect()
 
 

@@ -15,13 +15,23 @@ DATA = Path(__file__).parent / "data"
 INDEX = json.loads((DATA / "index.json").read_text())
 TOLERANCE = 1e-9
 
-# Case -> arguments of `create_model`; size and classes are in the index.
+# Case -> arguments of `create_model`; size and classes are in the index. The largest
+# networks come first: TensorFlow uses their memory again for the others.
 _18 = {"name": "reactnet18"}
 _A = {"name": "reactnet_a"}
 _QA = {"binary_weights": False}
 _CIFAR = {"stem": "cifar"}
 _LIU = {"norm": "batch", "binary_downsample": False}
 MODELS = {
+    "reactnetA_bf_Qa_imagenet": {**_A, **_QA},
+    "reactnetA_bf_Qaw_imagenet": _A,
+    "reactnetA_bf_Qaw_alpha0.3": {**_A, "alpha": 0.3},
+    "reactnetA_bn_Qa_imagenet": {**_A, **_QA, "norm": "batch"},
+    "reactnetA_bn_Qaw_imagenet": {**_A, "norm": "batch"},
+    "reactnetA_none_Qa_imagenet": {**_A, **_QA, "norm": "none"},
+    "reactnetA_none_Qaw_imagenet": {**_A, "norm": "none"},
+    "liu_reactnetA": {**_A, **_LIU},
+    "abnetA_imagenet": {"name": "abnet_a"},
     "reactnet18_bf_Qa_cifar": {**_18, **_QA, **_CIFAR},
     "reactnet18_bf_Qaw_cifar": {**_18, **_CIFAR},
     "reactnet18_bf_Qa_imagenet": {**_18, **_QA},
@@ -34,18 +44,9 @@ MODELS = {
     "reactnet18_none_Qaw_cifar": {**_18, **_CIFAR, "norm": "none"},
     "reactnet18_none_Qa_imagenet": {**_18, **_QA, "norm": "none"},
     "reactnet18_none_Qaw_imagenet": {**_18, "norm": "none"},
-    "reactnetA_bf_Qa_imagenet": {**_A, **_QA},
-    "reactnetA_bf_Qaw_imagenet": _A,
-    "reactnetA_bf_Qaw_alpha0.3": {**_A, "alpha": 0.3},
-    "reactnetA_bn_Qa_imagenet": {**_A, **_QA, "norm": "batch"},
-    "reactnetA_bn_Qaw_imagenet": {**_A, "norm": "batch"},
-    "reactnetA_none_Qa_imagenet": {**_A, **_QA, "norm": "none"},
-    "reactnetA_none_Qaw_imagenet": {**_A, "norm": "none"},
     "liu_reactnet18": {**_18, **_LIU},
-    "liu_reactnetA": {**_A, **_LIU},
     "abnet18_cifar": {"name": "abnet18", **_CIFAR},
     "abnet34_imagenet": {"name": "abnet34"},
-    "abnetA_imagenet": {"name": "abnet_a"},
 }
 TRAJECTORIES = {
     "trajectory_reactnet18_bf_Qa": {**_18, **_QA, **_CIFAR},

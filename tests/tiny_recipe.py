@@ -1,11 +1,14 @@
 """A recipe of a few seconds, run by tests in processes of their own.
 
 `KILL_AT` in the environment kills the process without warning: `batch:N` before the
-N-th batch, `write:N` when half of the N-th file is written.
+N-th batch, `write:N` when half of the N-th file is written. `DEVICES` makes so many
+devices of the CPU.
 """
 
 import os
 import signal
+
+import tensorflow as tf
 
 from larq_nobn.training import Recipe, progress
 from larq_nobn.zoo.models import FAMILIES, ResNet
@@ -23,6 +26,12 @@ RECIPE = Recipe(
     ema=0.9,
     limit=160,
 )
+
+if "DEVICES" in os.environ:
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * int(os.environ["DEVICES"]),
+    )
 
 
 def _kill_on_call(count: int, function):

@@ -311,9 +311,28 @@ class TestCheckpoint:
 
 
 class TestWorkers:
-    """Two real processes on loopback."""
+    """Two devices, and two real processes on loopback."""
 
     settings = ("--set", "precision=float64", "ema=0.0", "epochs=1")
+
+    @pytest.fixture(scope="class")
+    def alone(self, tmp_path_factory):
+        """The weights of one device."""
+        out = tmp_path_factory.mktemp("alone") / "run"
+        result = run(out, *self.settings)
+        assert result.returncode == 0, result.stderr
+        return self.weights(out)
+
+    @staticmethod
+    def weights(out):
+        model = tf.keras.models.load_model(out / "model.keras")
+        return {name: v.numpy() for name, v in named_weights(model).items()}
+
+    def assert_same(self, out, expected):
+        for name, variable in self.weights(out).items():
+            np.testing.assert_allclose(
+                variable, expected[name], atol=1e-6, err_msg=name
+            )
 
     def start(self, out, index, ports, *arguments, **environment):
         cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
@@ -340,16 +359,15 @@ class TestWorkers:
             _, errors = worker.communicate(timeout=300)
             assert worker.returncode == 0, errors
 
-    def test_two_workers_equal_one(self, tmp_path):
-        alone = run(tmp_path / "one", *self.settings)
-        assert alone.returncode == 0, alone.stderr
+    def test_two_workers_equal_one(self, alone, tmp_path):
         self.finish(tmp_path / "two")
-        one, two = (
-            named_weights(tf.keras.models.load_model(tmp_path / out / "model.keras"))
-            for out in ("one", "two")
-        )
-        for name, variable in one.items():
-            np.testing.assert_allclose(two[name], variable, atol=1e-6, err_msg=name)
+        self.assert_same(tmp_path / "two", alone)
+
+    def test_two_devices_equal_one(self, alone, tmp_path):
+        out = tmp_path / "mirrored"
+        result = run(out, "--distribute", "mirrored", *self.settings, DEVICES="2")
+        assert result.returncode == 0, result.stderr
+        self.assert_same(out, alone)
 
     def test_a_lost_worker_is_said_and_the_run_resumes(self, tmp_path):
         ports = self.free_ports()
@@ -385,15 +403,3 @@ def test_batch_divides_among_replicas():
 def test_unknown_strategy():
     with pytest.raises(UserError, match="`distribute` must be one of None, 'mirrored'"):
         make_strategy("tpu", 32)
-
-
-def test_mirrored_equals_one_device(recipe, tmp_path):
-    settings = {"precision": "float64", "ema": 0.0, "epochs": 1}
-    weights = []
-    for distribute in (None, "mirrored"):
-        out = tmp_path / str(distribute)
-        train(recipe.replace(**settings), out, verbose=False, distribute=distribute)
-        model = tf.keras.models.load_model(out / "model.keras")
-        weights.append(named_weights(model))
-    for name, variable in weights[0].items():
-        np.testing.assert_allclose(weights[1][name], variable, atol=1e-6, err_msg=name)
