@@ -113,7 +113,7 @@ def _export(args) -> None:
 def _check(args, model, content: bytes) -> None:
     from larq_nobn.deploy.checking import check, ensure_explained
 
-    for what, images in _images(args, model):
+    for what, images in _images(args, model, _real_images(args)):
         result = check(model, content, images, progress=True)
         print(f"{what}: {result}")
         # Rounded weights deviate by design; --accuracy says what they cost.
@@ -121,40 +121,55 @@ def _check(args, model, content: bytes) -> None:
             ensure_explained(result)
 
 
-def _images(args, model):
+def _images(args, model, real):
     """Yield the images to check on: random ones and, if there are any, real ones."""
     import numpy as np
 
     random = np.random.default_rng(0)
     shape = (args.check, *model.inputs[0].shape[1:])
     yield "random images", random.standard_normal(shape, np.float32)
-    if args.dataset is not None:
-        yield f"{args.dataset} test images", _test_images(args, args.check)[0]
+    if real is not None:
+        yield f"{args.dataset} test images", real
 
 
-def _test_images(args, count: int):
-    """Return `count` preprocessed test images (0: all) and their labels."""
+def _real_images(args):
+    """Return test images to check on, `None` without a data set."""
     import numpy as np
 
+    if args.dataset is None:
+        return None
+    return np.concatenate([images for images, _ in _test_batches(args, args.check)])
+
+
+def _test_batches(args, count: int):
+    """Yield `count` preprocessed test images (0: all) and their labels, in batches."""
     from larq_nobn.training.data import load_images
 
     source = load_images(args.dataset, args.data_dir, count or None)
-    batches = list(source.test_batches(256).as_numpy_iterator())
-    images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    return images, labels.argmax(-1)
+    for images, labels in source.test_batches(64).as_numpy_iterator():
+        yield images, labels.argmax(-1)
 
 
 def _measure_accuracy(args, model, content: bytes) -> None:
+    import numpy as np
+    from tqdm import tqdm
+
     from larq_nobn.deploy import Runner
 
-    images, labels = _test_images(args, args.accuracy)
     # The indirect kernels compute the same whole numbers, on x86 much faster.
-    predicted = Runner(content, indirect=True).predict(images, progress=True)
-    ours = 100 * (predicted.argmax(-1) == labels).mean()
-    theirs = model.predict(images, batch_size=64, verbose=0).argmax(-1)
-    theirs = 100 * (theirs == labels).mean()
+    runner = Runner(content, indirect=True)
+    count, hits = 0, np.zeros(2)
+    with tqdm(desc="images", disable=None, leave=False) as progress:
+        for images, labels in _test_batches(args, args.accuracy):
+            for i, scores in enumerate(
+                (model.predict_on_batch(images), runner.predict(images))
+            ):
+                hits[i] += (scores.argmax(-1) == labels).sum()
+            count += len(labels)
+            progress.update(len(labels))
+    theirs, ours = 100 * hits / count
     print(
-        f"top-1 on {len(images)} {args.dataset} test images: model {theirs:.2f} %, "
+        f"top-1 on {count} {args.dataset} test images: model {theirs:.2f} %, "
         f"file {ours:.2f} %"
     )
 
@@ -166,7 +181,7 @@ def _check_all(args) -> None:
     from larq_nobn.deploy.survey import HEADER, examine, survey
 
     def images_for(model):
-        return np.concatenate([images for _, images in _images(args, model)])
+        return np.concatenate([images for _, images in _images(args, model, real)])
 
     def saved():
         for path in args.model:
@@ -175,6 +190,7 @@ def _check_all(args) -> None:
 
     if not args.check:
         raise UserError("--check-all needs images. Received: --check 0. Fix: leave it.")
+    real = _real_images(args)
     widths = [max(len(title), 10) for title in HEADER]
     widths[0] = max(18, *map(len, args.model)) if args.model else 18
 

@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from larq_nobn._errors import UserError
 from larq_nobn.deploy.conversion import import_compute_engine
@@ -84,12 +83,11 @@ class Runner:
         details = interpreter.get_output_details()
         return [interpreter.get_tensor(output["index"]) for output in details]
 
-    def predict(self, images: np.ndarray, progress: bool = False) -> np.ndarray:
+    def predict(self, images: np.ndarray) -> np.ndarray:
         """Run images one by one.
 
         Args:
             images: Preprocessed images of shape `(count, height, width, channels)`.
-            progress: Whether to show how far it is.
 
         Returns:
             The first output, of shape `(count, ...)`.
@@ -98,13 +96,7 @@ class Runner:
             UserError: If the images do not have the file's size.
         """
         images = check_images(images, self.image_shape)
-        count = tqdm(
-            range(len(images)),
-            "images",
-            disable=None if progress else True,
-            leave=False,
-        )
-        outputs = [self.run(images[i : i + 1])[0] for i in count]
+        outputs = [self.run(images[i : i + 1])[0] for i in range(len(images))]
         return np.concatenate(outputs)
 
 
