@@ -243,6 +243,31 @@ class LearnableBias(_NamedWeights, tf.keras.layers.Layer):
 
 
 @register
+class ChannelAffine(_NamedWeights, tf.keras.layers.Layer):
+    """Multiply by a factor and add an offset per channel: a batch norm at inference.
+
+    Shapes:
+        Input and output `(..., channels)`; weights `scale` and `offset` of shape
+        `(channels,)`.
+    """
+
+    def build(self, input_shape):
+        """Create factor and offset."""
+        shape = (_channels(self, input_shape),)
+        self.scale = self.add_weight("scale", shape, initializer="ones")
+        self.offset = self.add_weight("offset", shape, initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Multiply and add."""
+        return inputs * self.scale + self.offset
+
+    def compute_output_shape(self, input_shape):
+        """The shape stays."""
+        return input_shape
+
+
+@register
 class RSign(_NamedWeights, lq.quantizers.Quantizer):
     r"""ReActNet's sign with a trainable threshold per channel.
 
