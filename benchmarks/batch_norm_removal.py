@@ -26,7 +26,7 @@ SHAPE = (32, 32, 3)
 
 
 def vgg():
-    """A binary stack without shortcuts: VGG-Small at half its width."""
+    """A binary stack without shortcuts: VGG-Small at a quarter of its width."""
     x = image = tf.keras.Input(SHAPE)
     quantized = {
         "kernel_quantizer": "ste_sign",
@@ -34,7 +34,7 @@ def vgg():
         "use_bias": False,
         "padding": "same",
     }
-    for i, filters in enumerate((64, 64, 128, 128, 256, 256)):
+    for i, filters in enumerate((32, 32, 64, 64, 128, 128)):
         x = lq.layers.QuantConv2D(
             filters, 3, input_quantizer="ste_sign" if i else None, **quantized
         )(x)
@@ -51,7 +51,7 @@ def larq_zoo_network(make):
 
 
 NETWORKS = {
-    "VGG-Small, half width": vgg,
+    "VGG-Small, width 32": vgg,
     "BiRealNet": lambda: larq_zoo_network(larq_zoo.literature.BiRealNet),
     "QuickNet": lambda: larq_zoo_network(larq_zoo.sota.QuickNet),
 }
@@ -90,7 +90,7 @@ def main():
     parser.add_argument("--data-dir")
     parser.add_argument("--out", type=Path, default=Path("runs/removal"))
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--limit", type=int, default=20_000, help="training images")
+    parser.add_argument("--limit", type=int, default=10_000, help="training images")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--clip-factor", type=float, default=0.02)
