@@ -1,4 +1,4 @@
-"""Element-wise functions in one pass over memory."""
+"""Functions that are compiled, or traced, once for all layers of a kind."""
 
 import functools
 from collections.abc import Callable
@@ -19,11 +19,29 @@ def fused(function: Callable) -> Callable:
     Returns:
         The same function.
     """
-    compiled = tf.function(function, jit_compile=True, autograph=False)
+    return _in_graphs(
+        function, tf.function(function, jit_compile=True, autograph=False)
+    )
 
+
+def shared(function: Callable) -> Callable:
+    """Let all calls of a function in a graph, of one signature, be of one subgraph.
+
+    Tracing costs by the operator; a network calls these for every variable.
+
+    Args:
+        function: Maps tensors, and arguments that can be dictionary keys, to tensors.
+
+    Returns:
+        The same function.
+    """
+    return _in_graphs(function, tf.function(function, autograph=False))
+
+
+def _in_graphs(function: Callable, compiled: Callable) -> Callable:
     @functools.wraps(function)
     def call(*args):
-        # Single operators are not worth a compilation per shape.
+        # Eager calls are few: not worth a compilation per shape.
         return function(*args) if tf.executing_eagerly() else compiled(*args)
 
     return call
@@ -33,9 +51,11 @@ def channel_sum(x: tf.Tensor) -> tf.Tensor:
     """Sum over all axes but the last, by TensorFlow's fastest kernel for that.
 
     Args:
-        x: Tensor of shape `(..., channels)`, of rank 2 at least.
+        x: Tensor of shape `(..., channels)`.
 
     Returns:
         Tensor of shape `(channels,)`.
     """
+    if x.shape.rank == 1:
+        return x
     return tf.raw_ops.BiasAddGrad(out_backprop=x)

@@ -10,6 +10,7 @@ from larq_nobn.constraints import check_gamma_and_eps
 from larq_nobn.math import (
     round_straight_through,
     rprelu,
+    scale_channels,
     scaled_add,
     scaled_weight_standardization,
 )
@@ -201,7 +202,7 @@ class ScaledWSConv2D(QuantConv2D):
 
     def convolution_op(self, inputs, kernel):
         """Convolve with the gain folded into the kernel."""
-        kernel = tf.convert_to_tensor(kernel) * self.gain
+        kernel = scale_channels(*map(tf.convert_to_tensor, (kernel, self.gain)))
         return super().convolution_op(inputs, tf.cast(kernel, inputs.dtype))
 
     def get_config(self) -> dict:

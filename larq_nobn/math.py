@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import larq as lq
+import numpy as np
 import tensorflow as tf
 
-from larq_nobn._fusion import channel_sum, fused
+from larq_nobn._fusion import channel_sum, fused, shared
 
 
 def _at_least_float32(x: tf.Tensor) -> tf.Tensor:
@@ -42,17 +43,92 @@ def scaled_weight_standardization(
     """
     dtype = kernel.dtype
     kernel = _at_least_float32(kernel)
-    axis = list(range(kernel.shape.rank - 1)) if axis is None else list(axis)
-    fan_in = 1
-    for i in axis:
-        fan_in *= kernel.shape[i]
-    centred = kernel - tf.reduce_mean(kernel, axis, keepdims=True)
-    variance = tf.reduce_mean(tf.square(centred), axis, keepdims=True)
-    # The root's gradient is infinite at 0: keep constant channels out of it.
-    constant = tf.equal(variance, 0)
-    std = tf.sqrt(tf.where(constant, tf.ones_like(variance), variance))
-    std = tf.where(constant, tf.zeros_like(std) if eps else std, std)
-    return tf.cast(centred * (gamma * fan_in**-0.5 / (std + eps)), dtype)
+    gamma, eps = float(gamma), float(eps)
+    rank = kernel.shape.rank
+    if axis is None or sorted(i % rank for i in axis) == list(range(rank - 1)):
+        return tf.cast(_standardize(kernel, gamma, eps), dtype)
+    # The others become the last axis, and that a matrix's.
+    units = [i for i in range(rank) if i not in {j % rank for j in axis}]
+    order = [i for i in range(rank) if i not in units] + units
+    turned = tf.transpose(kernel, order)
+    matrix = tf.reshape(turned, [-1, np.prod([kernel.shape[i] for i in units])])
+    standardized = tf.reshape(_standardize(matrix, gamma, eps), turned.shape)
+    return tf.cast(tf.transpose(standardized, np.argsort(order)), dtype)
+
+
+def _standardize(kernel: tf.Tensor, gamma: float, eps: float) -> tf.Tensor:
+    @tf.custom_gradient
+    def _call(kernel):
+        standardized, mean, std = _standardized(kernel, gamma, eps)
+
+        def grad(dy):
+            return _standardization_gradient(kernel, dy, mean, std, gamma, eps)
+
+        return standardized, grad
+
+    return _call(kernel)
+
+
+def _fan_in(kernel: tf.Tensor) -> int:
+    return np.prod(kernel.shape[:-1])
+
+
+@shared
+def _standardized(kernel, gamma, eps):
+    fan_in = _fan_in(kernel)
+    mean = channel_sum(kernel) / fan_in
+    std = tf.sqrt(channel_sum(_squared_difference(kernel, mean)) / fan_in)
+    factor = gamma * fan_in**-0.5 / (std + eps)
+    return _difference_times(kernel, mean, factor), mean, std
+
+
+@shared
+def _standardization_gradient(kernel, dy, mean, std, gamma, eps):
+    fan_in = _fan_in(kernel)
+    factor = gamma * fan_in**-0.5 / (std + eps)
+    correlation = channel_sum(_difference_times(kernel, mean, dy))
+    # A constant channel has no direction in which its deviation grows.
+    slope = tf.math.divide_no_nan(factor * correlation, (std + eps) * std * fan_in)
+    return _standardized_gradient(
+        kernel, dy, mean, channel_sum(dy) / fan_in, factor, slope
+    )
+
+
+@fused
+def _squared_difference(x, mean):
+    return tf.square(x - mean)
+
+
+@fused
+def _difference_times(x, mean, factor):
+    return (x - mean) * factor
+
+
+@fused
+def _standardized_gradient(x, dy, mean, dy_mean, factor, slope):
+    return (dy - dy_mean) * factor - (x - mean) * slope
+
+
+def scale_channels(kernel: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
+    """Multiply each output channel of a kernel by its gain.
+
+    Args:
+        kernel: Tensor of shape `(..., out_channels)`.
+        gain: Tensor of shape `(1, ..., 1, out_channels)`.
+
+    Returns:
+        Tensor of the kernel's shape and dtype.
+    """
+
+    @tf.custom_gradient
+    def _call(kernel, gain):
+        def grad(dy):
+            dgain = tf.reshape(channel_sum(dy * kernel), gain.shape)
+            return dy * gain, dgain
+
+        return kernel * gain, grad
+
+    return _call(kernel, gain)
 
 
 def rprelu(
@@ -63,7 +139,7 @@ def rprelu(
     \\[ y = \mathrm{PReLU}(x + b_{in}) + b_{out} \\]
 
     Args:
-        x: Tensor of shape `(..., channels)`, of rank 2 at least.
+        x: Tensor of shape `(..., channels)`.
         bias_in: \\(b_{in}\\), of shape `(channels,)`.
         slope: Factor on negative values, of shape `(channels,)`.
         bias_out: \\(b_{out}\\), of shape `(channels,)`.
@@ -109,7 +185,12 @@ def scaled_add(residual: tf.Tensor, shortcut: tf.Tensor, alpha: float) -> tf.Ten
     Returns:
         Tensor of their shape and dtype.
     """
-    return _scaled_add(residual, shortcut, alpha)
+
+    @tf.custom_gradient
+    def _call(residual, shortcut):
+        return _scaled_add(residual, shortcut, alpha), lambda dy: (alpha * dy, dy)
+
+    return _call(residual, shortcut)
 
 
 @fused
@@ -178,8 +259,10 @@ def unitwise_norm(x: tf.Tensor) -> tf.Tensor:
         Tensor that broadcasts against `x`: shape `(1, ..., 1, out_channels)` for rank
         2 and more, `(1,)` for rank 1, `()` for a scalar.
     """
-    axis = list(range(max(x.shape.rank - 1, min(x.shape.rank, 1))))
-    return tf.sqrt(tf.reduce_sum(tf.square(x), axis, keepdims=True))
+    if x.shape.rank < 2:
+        return tf.sqrt(tf.reduce_sum(tf.square(x), keepdims=True))
+    shape = [1] * (x.shape.rank - 1) + [-1]
+    return tf.sqrt(tf.reshape(channel_sum(tf.square(x)), shape))
 
 
 def agc_scale(
@@ -202,6 +285,11 @@ def agc_scale(
     Returns:
         Tensor of the shape of `unitwise_norm(gradient)`: 1 where nothing is clipped.
     """
+    return _agc_scale(gradient, parameter, float(clip_factor), float(eps))
+
+
+@shared
+def _agc_scale(gradient, parameter, clip_factor, eps):
     parameter, gradient = _at_least_float32(parameter), _at_least_float32(gradient)
     max_norm = tf.maximum(unitwise_norm(parameter), eps) * clip_factor
     norm = unitwise_norm(gradient)

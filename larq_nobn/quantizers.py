@@ -5,9 +5,10 @@ a quantizer, by instance or by the strings `"scaled_sign"` and `"sigmoid_sign"`.
 """
 
 import larq as lq
+import numpy as np
 import tensorflow as tf
 
-from larq_nobn._fusion import fused
+from larq_nobn._fusion import channel_sum, fused
 from larq_nobn._registration import register
 from larq_nobn.math import approx_sign, sign
 
@@ -32,17 +33,23 @@ def scaled_sign(x: tf.Tensor, clip_value: float | None = 1.0) -> tf.Tensor:
 
     @tf.custom_gradient
     def _call(x):
-        axis = list(range(x.shape.rank - 1))
-        scale = tf.reduce_mean(tf.abs(x), axis, keepdims=True)
-
         def grad(dy):
-            if clip_value is None:
-                return dy
-            return tf.where(tf.abs(x) <= clip_value, dy, tf.zeros_like(dy))
+            return dy if clip_value is None else _clip_gradient(x, dy, clip_value)
 
-        return scale * lq.math.sign(x), grad
+        scale = channel_sum(tf.abs(x)) / np.prod(x.shape[:-1])
+        return _signs_of_magnitude(x, scale), grad
 
     return _call(tf.convert_to_tensor(x))
+
+
+@fused
+def _signs_of_magnitude(x, scale):
+    return scale * lq.math.sign(x)
+
+
+@fused
+def _clip_gradient(x, dy, clip_value):
+    return tf.where(tf.abs(x) <= clip_value, dy, tf.zeros_like(dy))
 
 
 def sigmoid_sign(x: tf.Tensor, slope: float = 3.0) -> tf.Tensor:
