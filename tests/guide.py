@@ -67,6 +67,11 @@ def blocks(page: Path) -> list[Block]:
     ]
 
 
+def runs_eagerly(page: Path) -> bool:
+    """Whether tests need not trace a page's functions: see `docs_test`."""
+    return page.read_text().startswith("<!-- tests: run functions eagerly -->\n")
+
+
 def run(page: Path) -> None:
     """Run a page's Python and commands in order, in the current folder."""
     # As in a clone.
@@ -122,7 +127,11 @@ def _main() -> None:
 
     tf.keras.utils.set_random_seed(0)
     tf.keras.datasets.cifar10.load_data = _stand_in
-    run(Path(sys.argv[1]))
+    page = Path(sys.argv[1])
+    if runs_eagerly(page):
+        tf.config.run_functions_eagerly(True)
+        warnings.filterwarnings("ignore", "Even though the `tf.config", UserWarning)
+    run(page)
 
 
 if __name__ == "__main__":
