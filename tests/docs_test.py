@@ -54,6 +54,14 @@ def test_code_runs(page, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+@pytest.mark.parametrize("page", RUNNABLE, ids=name)
+def test_larq_nobn_comes_before_tensorflow(page):
+    """It selects Keras 2; from TensorFlow 2.16 on that has to come first."""
+    code = "".join(b.code for b in guide.blocks(page) if b.language == "python")
+    imports = re.findall(r"^(?:import|from) (larq_nobn|tensorflow)", code, re.MULTILINE)
+    assert imports[0] == "larq_nobn"
+
+
 @pytest.fixture
 def parse(monkeypatch):
     """The command line without what it does."""

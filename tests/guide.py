@@ -121,9 +121,8 @@ def _main() -> None:
     # What the page on fine-tuning announces.
     warnings.filterwarnings("default", "The classifier for num_classes=")
 
+    import larq_nobn  # noqa: F401  # isort: skip  (first: it selects Keras 2)
     import tensorflow as tf
-
-    import larq_nobn  # noqa: F401
 
     tf.keras.utils.set_random_seed(0)
     tf.keras.datasets.cifar10.load_data = _stand_in
