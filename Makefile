@@ -1,6 +1,7 @@
 # Every target sets up what it needs in .venv; nothing has to be installed by hand.
 #   make demo   see it work (3 minutes)
 #   make test   lint and the whole test suite
+#   make docs   the guide, into build/site
 # Another Python: make test PYTHON=python3.10. Python 3.12 takes the set of packages
 # with TensorFlow 2.18 and tf_keras; so does make test LOCK=tf218.
 
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test lint wheel docs docs-plots clean
 
 demo: $(VENV)/.$(LOCK)
 	$(BIN)/larq-nobn demo --out $(OUT)
@@ -27,6 +28,14 @@ lint: $(VENV)/.$(LOCK)
 
 wheel: $(VENV)/.$(LOCK)
 	$(BIN)/python -m build --wheel --no-isolation
+
+docs: $(VENV)/.$(LOCK)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open build/site/index.html"
+
+# The plots on the page of the method, measured anew (some ten minutes).
+docs-plots: $(VENV)/.$(LOCK)
+	$(BIN)/python docs/plots.py
 
 $(VENV)/.$(LOCK): requirements/$(LOCK).txt setup.py
 	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; make PYTHON=/path/to/python3.11"; exit 2; }
