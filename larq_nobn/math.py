@@ -73,22 +73,28 @@ def _fan_in(kernel: tf.Tensor) -> int:
     return np.prod(kernel.shape[:-1])
 
 
+def _positive(std: tf.Tensor, eps: float) -> tf.Tensor:
+    """What to divide by; 1 in constant channels, which are zero anyway."""
+    return std + eps if eps else tf.where(std > 0, std, tf.ones_like(std))
+
+
 @shared
 def _standardized(kernel, gamma, eps):
     fan_in = _fan_in(kernel)
     mean = channel_sum(kernel) / fan_in
     std = tf.sqrt(channel_sum(_squared_difference(kernel, mean)) / fan_in)
-    factor = gamma * fan_in**-0.5 / (std + eps)
+    factor = gamma * fan_in**-0.5 / _positive(std, eps)
     return _difference_times(kernel, mean, factor), mean, std
 
 
 @shared
 def _standardization_gradient(kernel, dy, mean, std, gamma, eps):
     fan_in = _fan_in(kernel)
-    factor = gamma * fan_in**-0.5 / (std + eps)
+    deviation = _positive(std, eps)
+    factor = gamma * fan_in**-0.5 / deviation
     correlation = channel_sum(_difference_times(kernel, mean, dy))
     # A constant channel has no direction in which its deviation grows.
-    slope = tf.math.divide_no_nan(factor * correlation, (std + eps) * std * fan_in)
+    slope = tf.math.divide_no_nan(factor * correlation, deviation * std * fan_in)
     return _standardized_gradient(
         kernel, dy, mean, channel_sum(dy) / fan_in, factor, slope
     )

@@ -5,7 +5,6 @@ a quantizer, by instance or by the strings `"scaled_sign"` and `"sigmoid_sign"`.
 """
 
 import larq as lq
-import numpy as np
 import tensorflow as tf
 
 from larq_nobn._fusion import channel_sum, fused
@@ -36,7 +35,8 @@ def scaled_sign(x: tf.Tensor, clip_value: float | None = 1.0) -> tf.Tensor:
         def grad(dy):
             return dy if clip_value is None else _clip_gradient(x, dy, clip_value)
 
-        scale = channel_sum(tf.abs(x)) / np.prod(x.shape[:-1])
+        fan_in = tf.cast(tf.size(x) / tf.shape(x)[-1], x.dtype)
+        scale = channel_sum(tf.abs(x)) / fan_in
         return _signs_of_magnitude(x, scale), grad
 
     return _call(tf.convert_to_tensor(x))
