@@ -1,7 +1,7 @@
 """Binary neural networks without batch normalization, for Keras and Larq.
 
 The method of "BNN - BN = ?" (arXiv 2104.08215): `layers`, `quantizers`, `constraints`,
-`losses` and `optimizers`; its networks in `zoo`; their `training`.
+`losses` and `optimizers`; its networks in `zoo`; their `training` and `tuning`.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from larq_nobn._errors import UserError
 __version__ = "0.1.0"
 
 # Loaded on first use: they bring data and plotting libraries along.
-_LAZY = ("callbacks", "deploy", "saving", "training", "zoo")
+_LAZY = ("callbacks", "deploy", "saving", "training", "tuning", "zoo")
 
 __all__ = [
     "UserError",

@@ -21,6 +21,7 @@ COMMANDS = (
     "probe",
     "publish",
     "train",
+    "tune",
     "weights",
 )
 
