@@ -11,6 +11,7 @@ name, by whoever imports it first, as long as `larq_nobn` was imported before.
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import sys
 import types
@@ -33,7 +34,8 @@ def check_environment() -> None:
     """Check that `tf.keras` is the Keras 2 that Larq needs.
 
     Raises:
-        ImportError: If `tf.keras` is Keras 3 or `tf_keras` is missing.
+        ImportError: If `tf.keras` is Keras 3, or `tensorflow.keras` by being imported
+            first, or `tf_keras` is missing.
     """
     try:
         version = getattr(tf.keras, "__version__", "2.15")
@@ -43,6 +45,14 @@ def check_environment() -> None:
             f"is not installed. Fix: pip install 'tf_keras~={TF_VERSION[0]}."
             f"{TF_VERSION[1]}.0'."
         ) from error
+    spec = importlib.util.find_spec("tensorflow.keras")
+    if spec and "_tf_keras" in str(spec.origin):
+        # It was decided when TensorFlow was imported.
+        raise ImportError(
+            "Larq needs Keras 2, but TensorFlow was imported on Keras 3 before "
+            "larq_nobn. Fix: import larq_nobn before tensorflow and keras_tuner, or "
+            "set the environment variable TF_USE_LEGACY_KERAS=1."
+        )
     if version.startswith("3."):
         raise ImportError(
             "Larq needs Keras 2, but tf.keras is Keras "

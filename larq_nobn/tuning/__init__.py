@@ -6,7 +6,7 @@ network from hyperparameters, and `search` is what `larq-nobn tune` runs. Needs
 """
 
 from larq_nobn.tuning.hypermodel import ReActNetHyperModel, build_model
-from larq_nobn.tuning.search import ALGORITHMS, search
+from larq_nobn.tuning.searching import ALGORITHMS, search
 from larq_nobn.tuning.space import PARAMETERS, SearchSpace
 
 __all__ = [

@@ -62,7 +62,9 @@ def build_model(
         >>> model = build_model({"alpha": 0.3, "clip_factor": 0.01, "width": 16})
     """
     one_of("step", step, ("step1", "step2"))
-    values = getattr(hyperparameters, "values", hyperparameters)
+    values = hyperparameters
+    if isinstance(hyperparameters, keras_tuner.HyperParameters):
+        values = hyperparameters.values
     if not isinstance(values, Mapping):
         raise UserError(
             "`hyperparameters` must be a dict or a keras_tuner.HyperParameters. "
@@ -170,7 +172,7 @@ class ReActNetHyperModel(keras_tuner.HyperModel):
         Raises:
             FatalUserError: If the values are those of another search.
         """
-        return self._build(self._draw(hp))
+        return self._compiled(self._draw(hp))
 
     def fit(self, hp, model: tf.keras.Model, *args: Any, **kwargs: Any):
         """Train in two steps.
@@ -194,7 +196,7 @@ class ReActNetHyperModel(keras_tuner.HyperModel):
         values = self._draw(hp)
         first = recipe_settings(values, end - start)["step1_epochs"]
         if start == 0 and first > 0:
-            twin = self._build(values, step="step1")
+            twin = self._compiled(values, step="step1")
             own = [c for c in callbacks if not _is_keras_tuners(c)]
             self._fit(twin, {**call, "callbacks": own}, 0, first)
             weights = {k: v.numpy() for k, v in named_weights(twin).items()}
@@ -213,7 +215,9 @@ class ReActNetHyperModel(keras_tuner.HyperModel):
             call = {**call, "callbacks": [scheduler, *call["callbacks"]]}
         return model.fit(**{**call, "initial_epoch": start, "epochs": end})
 
-    def _build(self, values: Mapping[str, Any], step: str = "step2") -> tf.keras.Model:
+    def _compiled(
+        self, values: Mapping[str, Any], step: str = "step2"
+    ) -> tf.keras.Model:
         try:
             return build_model(values, step=step, **self._arguments)
         except UserError as error:

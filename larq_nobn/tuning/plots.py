@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Normalize
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from larq_nobn.training.plots import COLOURS, new_figure, save_figure
 from larq_nobn.tuning.space import PARAMETERS, SearchSpace
@@ -35,11 +36,10 @@ def draw_search(leaderboard: Sequence["Row"], space: SearchSpace, path: Path) ->
     """
     rows = [row for row in leaderboard if row.val_top1 is not None]
     top1 = [row.val_top1 for row in rows]
-    colour = colormaps["viridis"].with_extremes()
+    colour = colormaps["viridis"]
     norm = Normalize(min(top1), max(top1) if max(top1) > min(top1) else min(top1) + 1)
+    # That clipping is off shows on its factor's axis.
     names = [name for name in space.varied if name != "clipping"]
-    if "clipping" in space.varied and "clip_factor" not in names:
-        names.insert(0, "clip_factor")
     shades = [colour(norm(value)) for value in top1]
     small = [n for n in ("clip_factor", "alpha", "learning_rate") if n in names]
     figure = new_figure(max(8, 1.5 * len(names) + 2), 7.5 if small else 4)
@@ -62,41 +62,31 @@ def _value(row: "Row", name: str) -> Any:
 class _Axis:
     """Places the values of one hyperparameter from 0 to 1, those without one below.
 
-    Numbers stand on their scale, and so "off" and "unused" have a place of their own.
+    Numbers stand on their scale, choices at equal distances.
     """
 
     def __init__(self, rows: Sequence["Row"], name: str):
-        values = [_value(row, name) for row in rows]
-        numbers = [v for v in values if isinstance(v, float)]
-        self._log = PARAMETERS[name].log
-        self._extra = -0.18
-        self.ticks: dict[float, str] = {}
-        if numbers:
-            self._low, self._high = min(numbers), max(numbers)
-            for value in (self._low, self._high):
-                self.ticks[self.place(value)] = f"{value:.2g}"
-        else:
-            self._low = self._high = None
-        self._choices = sorted(
-            {v for v in values if not isinstance(v, (float, str, type(None)))}
-        )
-        self._choices += sorted({v for v in values if isinstance(v, str) and v != _OFF})
-        for value in self._choices:
-            self.ticks[self.place(value)] = str(value)
-        if _OFF in values:
-            self.ticks[self._extra] = _OFF
-        elif None in values:
-            self.ticks[self._extra] = "–"
+        values = {_value(row, name) for row in rows}
+        self._scale = math.log if PARAMETERS[name].log else float
+        self._numbers = sorted(v for v in values if isinstance(v, float))
+        self._choices = sorted(values - {None, _OFF} - set(self._numbers))
+        ends = [*self._numbers[:1], *self._numbers[-1:], *self._choices]
+        self.ticks = {self.place(value): _text(value) for value in ends}
+        for value in values & {None, _OFF}:
+            self.ticks[self.place(value)] = "–" if value is None else value
 
     def place(self, value: Any) -> float:
-        """From 0 to 1."""
+        """From 0 to 1, or below."""
         if value is None or value == _OFF:
-            return self._extra
+            return -0.18
         if not isinstance(value, float):
             return self._choices.index(value) / max(len(self._choices) - 1, 1)
-        scale = math.log if self._log else float
-        span = scale(self._high) - scale(self._low)
-        return (scale(value) - scale(self._low)) / span if span else 0.5
+        low, high = self._scale(self._numbers[0]), self._scale(self._numbers[-1])
+        return (self._scale(value) - low) / (high - low) if high > low else 0.5
+
+
+def _text(value: Any) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
 def _parallel(axes, rows: Sequence["Row"], names: list[str], shades: list) -> None:
@@ -114,7 +104,8 @@ def _parallel(axes, rows: Sequence["Row"], names: list[str], shades: list) -> No
     for place, name in enumerate(names):
         axes.axvline(place, color="0.7", lw=0.8, zorder=0)
         for height, text in scales[name].ticks.items():
-            axes.text(place - 0.05, height, text, ha="right", va="center", fontsize=8)
+            label = axes.text(place - 0.05, height, text, ha="right", va="center")
+            label.set(fontsize=8, bbox={"fc": "white", "alpha": 0.8, "lw": 0, "pad": 1})
     axes.axvline(len(names), color="0.7", lw=0.8, zorder=0)
     for height, value in ((0, top1.min()), (1, top1.max())):
         axes.text(len(names) + 0.05, height, f"{value:.1f}", va="center", fontsize=8)
@@ -137,6 +128,9 @@ def _scatter(axes, rows: Sequence["Row"], name: str, shades: list) -> None:
     axes.scatter(x[:1], top1[:1], facecolors="none", edgecolors=COLOURS[1], s=90, lw=2)
     if PARAMETERS[name].log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     if _OFF in values:
         axes.axvline(left * 1.4, color="0.7", lw=0.8, ls=":")
         axes.text(left, axes.get_ylim()[1], _OFF, ha="center", va="top", fontsize=8)
