@@ -517,8 +517,12 @@ class TestKeras2:
             "assert issubclass(TunerCallback, tf.keras.callbacks.Callback)\n"
             "import keras; print(keras.__version__)"
         )
+        environment = {k: v for k, v in os.environ.items() if "LEGACY_KERAS" not in k}
         run = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env=environment,
         )
         assert run.returncode == 0, run.stderr
         # The user's own `keras` is the installed one again.
