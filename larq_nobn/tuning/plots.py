@@ -42,7 +42,7 @@ def draw_search(leaderboard: Sequence["Row"], space: SearchSpace, path: Path) ->
     names = [name for name in space.varied if name != "clipping"]
     shades = [colour(norm(value)) for value in top1]
     small = [n for n in ("clip_factor", "alpha", "learning_rate") if n in names]
-    figure = new_figure(max(8, 1.5 * len(names) + 2), 7.5 if small else 4)
+    figure = new_figure(max(9, 1.5 * len(names) + 2), 7.5 if small else 4)
     grid = figure.add_gridspec(2 if small else 1, max(len(small), 1))
     _parallel(figure.add_subplot(grid[0, :]), rows, names, shades)
     for column, name in enumerate(small):
@@ -128,7 +128,8 @@ def _scatter(axes, rows: Sequence["Row"], name: str, shades: list) -> None:
     axes.scatter(x[:1], top1[:1], facecolors="none", edgecolors=COLOURS[1], s=90, lw=2)
     if PARAMETERS[name].log:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        narrow = max(x) < 20 * min(x)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     if _OFF in values:
