@@ -17,7 +17,7 @@ import larq_nobn
 from larq_nobn import UserError, _compat, zoo
 from larq_nobn.cli import main
 from larq_nobn.optimizers import AdaptiveGradientClipping, CoupledWeightDecay
-from larq_nobn.training import load_recipe
+from larq_nobn.training import Recipe, load_recipe
 from larq_nobn.training.data import load_images
 from larq_nobn.tuning import ReActNetHyperModel, SearchSpace, build_model, search
 from larq_nobn.tuning.searching import _Draw, _oracle, _quiet
@@ -474,13 +474,25 @@ class TestCommand:
 
 
 def test_search_checks_the_space(tmp_path):
-    from larq_nobn.training import Recipe
-
     recipe = Recipe(name="x", dataset="digits", model="tiny", stem="cifar")
     with pytest.raises(UserError, match="`space` must be for the recipe's network"):
         search(recipe, tmp_path, space=SearchSpace("reactnet18"))
     with pytest.raises(UserError, match="`algorithm` must be one of 'random'"):
         search(recipe, tmp_path, algorithm="grid")
+
+
+def test_the_same_recipe_is_not_trained_twice(tmp_path, capsys):
+    recipe = Recipe(name="x", dataset="digits", model="tiny", stem="cifar", limit=160)
+    fixed = {**FIXED, "alpha": 0.2, "learning_rate": 1e-3, "weight_decay": None}
+    # Of two epochs both shares are none.
+    space = SearchSpace(
+        "tiny", **fixed, clipping=True, clip_factor=0.02, step1_share=[0.0, 0.1]
+    )
+    arguments = {"space": space, "algorithm": "random", "trials": 2, "epochs": 2}
+    leaderboard = search(recipe.replace(batch_size=32), tmp_path, **arguments)
+    assert len(leaderboard) == 1
+    assert "  as trial 0" in capsys.readouterr().err
+    assert len(list((tmp_path / "trials").iterdir())) == 1
 
 
 class TestKeras2:

@@ -256,18 +256,29 @@ class _Study:
         varied = {name: values.get(name) for name in self._space.varied}
         row = Row(trial=int(trial_id), values=varied, recipe=recipe)
         self._print(f"trial {trial_id}: {row.text()}")
+        for other in self.rows:
+            # Where something is off, what depends on it makes no difference.
+            if other.recipe.replace(name=recipe.name) == recipe:
+                self._print(f"  as trial {other.trial}")
+                return self._score(other)
         try:
             result = self._train(recipe, folder)
         except DivergedError:
             self._add(row)
             self._print("  diverged")
-            # As good as guessing: to be avoided, but no failure of the search.
-            return {"val_top1": 100 / self._images.source.num_classes}
+            return self._score(row)
         row = dataclasses.replace(
             row, val_top1=result["top1"]["step2"], seconds=result["seconds"]
         )
         self._add(row)
         self._print(f"  {row.val_top1:.2f} %; best so far {self.best.val_top1:.2f} %")
+        return self._score(row)
+
+    def _score(self, row: Row) -> dict[str, float]:
+        """What the tuner gets to know."""
+        if row.val_top1 is None:
+            # As good as guessing: to be avoided, but no failure of the search.
+            return {"val_top1": 100 / self._images.source.num_classes}
         return {"val_top1": row.val_top1}
 
     def leaderboard(self) -> list[Row]:
