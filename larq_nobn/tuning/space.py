@@ -57,7 +57,7 @@ PARAMETERS: dict[str, Parameter] = {
         ["adam", "sgd"], "adam", "compared for binary networks in arXiv 2106.11309"
     ),
     "learning_rate": Parameter(
-        _RATES, 5e-4, "Adam at 5e-4 in BNN - BN, SGD at 0.1 in arXiv 2106.11309", True
+        _RATES, 5e-4, "Adam at 5e-4 in BNN - BN; SGD takes larger ones", True
     ),
     "weight_decay": Parameter(
         (1e-6, 1e-4), 1e-5, "L2 of step 1: 1e-5 in BNN - BN, 2e-5 in NFNets", log=True
@@ -72,7 +72,7 @@ PARAMETERS: dict[str, Parameter] = {
     "step1_share": Parameter(
         [0.0, 0.25, 0.5],
         0.5,
-        "half of the epochs with real weights in BNN - BN, none in A&B BNN",
+        "half of the epochs with real weights in BNN - BN; 0 skips step 1",
     ),
 }
 
