@@ -19,7 +19,7 @@ demo: $(VENV)/.$(LOCK)
 	$(BIN)/larq-nobn demo --out $(OUT)
 
 test: lint $(VENV)/.jax
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.$(LOCK)
 	$(BIN)/ruff check .

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import larq as lq
 import tensorflow as tf
+
+from larq_nobn._fusion import channel_sum, fused
 
 
 def _at_least_float32(x: tf.Tensor) -> tf.Tensor:
@@ -50,6 +53,101 @@ def scaled_weight_standardization(
     std = tf.sqrt(tf.where(constant, tf.ones_like(variance), variance))
     std = tf.where(constant, tf.zeros_like(std) if eps else std, std)
     return tf.cast(centred * (gamma * fan_in**-0.5 / (std + eps)), dtype)
+
+
+def rprelu(
+    x: tf.Tensor, bias_in: tf.Tensor, slope: tf.Tensor, bias_out: tf.Tensor
+) -> tf.Tensor:
+    r"""ReActNet's PReLU with shifts (arXiv 2003.03488, equation 3).
+
+    \\[ y = \mathrm{PReLU}(x + b_{in}) + b_{out} \\]
+
+    Args:
+        x: Tensor of shape `(..., channels)`, of rank 2 at least.
+        bias_in: \\(b_{in}\\), of shape `(channels,)`.
+        slope: Factor on negative values, of shape `(channels,)`.
+        bias_out: \\(b_{out}\\), of shape `(channels,)`.
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+    """
+
+    @tf.custom_gradient
+    def _call(x, bias_in, slope, bias_out):
+        def grad(dy):
+            dx, dslope = _rprelu_gradient(x, bias_in, slope, dy)
+            return dx, channel_sum(dx), channel_sum(dslope), channel_sum(dy)
+
+        return _rprelu(x, bias_in, slope, bias_out), grad
+
+    return _call(x, bias_in, slope, bias_out)
+
+
+@fused
+def _rprelu(x, bias_in, slope, bias_out):
+    x = x + bias_in
+    return tf.where(x >= 0, x, slope * x) + bias_out
+
+
+@fused
+def _rprelu_gradient(x, bias_in, slope, dy):
+    x = x + bias_in
+    positive = x >= 0
+    return tf.where(positive, dy, slope * dy), tf.where(
+        positive, tf.zeros_like(dy), x * dy
+    )
+
+
+def scaled_add(residual: tf.Tensor, shortcut: tf.Tensor, alpha: float) -> tf.Tensor:
+    r"""\\(\alpha f + r\\), "BNN - BN = ?" (arXiv 2104.08215), Section 3.1.
+
+    Args:
+        residual: \\(f\\), of any shape.
+        shortcut: \\(r\\), of the same shape.
+        alpha: \\(\alpha\\).
+
+    Returns:
+        Tensor of their shape and dtype.
+    """
+    return _scaled_add(residual, shortcut, alpha)
+
+
+@fused
+def _scaled_add(residual, shortcut, alpha):
+    return alpha * residual + shortcut
+
+
+def approx_sign(x: tf.Tensor) -> tf.Tensor:
+    r"""Sign with the derivative of Bi-Real Net's piecewise polynomial.
+
+    \\[ q'(x) = 2 - 2|x| \text{ where } |x| \le 1, \text{ else } 0 \\]
+
+    (arXiv 1808.00278, Section 3.3.) Larq's `approx_sign`, in fewer passes.
+
+    Args:
+        x: Activations of any shape.
+
+    Returns:
+        Tensor of the shape and dtype of `x`, with values -1 and 1.
+    """
+
+    @tf.custom_gradient
+    def _call(x):
+        return sign(x), lambda dy: _approx_sign_gradient(x, dy)
+
+    return _call(x)
+
+
+@fused
+def sign(x: tf.Tensor) -> tf.Tensor:
+    """Return -1 where x < 0, 1 elsewhere; shape and dtype stay."""
+    return lq.math.sign(x)
+
+
+@fused
+def _approx_sign_gradient(x, dy):
+    x = tf.abs(x)
+    return tf.where(x <= 1, (1 - x) * 2 * dy, tf.zeros_like(dy))
 
 
 def round_straight_through(x: tf.Tensor) -> tf.Tensor:

@@ -12,10 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn.layers import RPReLU, ScaledAdd
-
-# What ends a residual block: an addition, or the activation right behind it.
-_JOINS = (ScaledAdd, tf.keras.layers.Add, tf.keras.layers.Concatenate)
+from larq_nobn.layers import RPReLU
 
 
 def block_outputs(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
@@ -25,7 +22,9 @@ def block_outputs(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
         model: A functional model.
 
     Returns:
-        Additions and concatenations; in a model without any, its convolutions.
+        The layers that join feature maps (additions, concatenations, and others of
+        several inputs, but no products), or the RPReLU right behind; in a model without
+        any, its convolutions.
 
     Raises:
         UserError: If the model is not functional, or has neither.
@@ -36,7 +35,7 @@ def block_outputs(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
             f"{type(model).__name__}. Fix: build the model by tf.keras.Model(inputs, "
             "outputs)."
         )
-    joins = [layer for layer in model.layers if isinstance(layer, _JOINS)]
+    joins = [layer for layer in model.layers if _joins(layer)]
     ends = [_followed_by(layer, RPReLU) or layer for layer in joins]
     convolutions = [x for x in model.layers if isinstance(x, tf.keras.layers.Conv2D)]
     if not ends and not convolutions:
@@ -45,6 +44,15 @@ def block_outputs(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
             f"{model.name} with neither. Fix: probe another model."
         )
     return list(dict.fromkeys(ends)) or convolutions
+
+
+def _joins(layer: tf.keras.layers.Layer) -> bool:
+    if isinstance(layer, tf.keras.layers.Multiply | tf.keras.Model):
+        return False
+    node = layer.inbound_nodes[0]
+    outputs = tf.nest.flatten(node.outputs)
+    inputs = tf.nest.flatten(node.keras_inputs)
+    return len(inputs) > 1 and len(outputs) == 1 and outputs[0].shape.rank == 4
 
 
 def _followed_by(layer: tf.keras.layers.Layer, kind: type):

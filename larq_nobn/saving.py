@@ -1,4 +1,4 @@
-"""Loading whole models, with the optimizer state that Keras leaves behind."""
+"""Whole models: saved in one move, loaded with the state that Keras leaves behind."""
 
 import os
 from pathlib import Path
@@ -55,6 +55,31 @@ def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
     elif path.suffix != ".keras":
         _restore_from_hdf5(optimizer, path)
     return model
+
+
+def save_model(model: tf.keras.Model, path: str | os.PathLike) -> None:
+    """Save a model like `model.save`, so that the file is either whole or not there.
+
+    Args:
+        model: The model.
+        path: A `.keras` file.
+
+    Raises:
+        UserError: If it is another kind of file.
+        OSError: If it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise UserError(
+            f"`path` must be a .keras file. Received: {path}. Fix: "
+            f"{path.with_suffix('.keras')}"
+        )
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.keras")
+    try:
+        model.save(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _restore_from_hdf5(optimizer: tf.keras.optimizers.Optimizer, path: Path) -> None:

@@ -32,7 +32,7 @@ def parity(request):
     def check(case: str, deviations: dict[str, float], tolerance: float) -> None:
         what, largest = max(deviations.items(), key=lambda item: item[1])
         # Properties of the report come back from parallel workers too.
-        row = (case, largest, what, tolerance)
+        row = (case, float(largest), what, tolerance)
         request.node.user_properties.append(("parity", row))
         assert all(value <= tolerance for value in deviations.values()), deviations
 

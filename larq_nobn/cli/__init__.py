@@ -20,6 +20,7 @@ COMMANDS = (
     "offload",
     "probe",
     "publish",
+    "remove-bn",
     "train",
     "tune",
     "weights",
@@ -48,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="store_true", help="print the version")
     subparsers = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
     for name in COMMANDS:
-        module = importlib.import_module(f"larq_nobn.cli.{name}_command")
+        module = importlib.import_module(
+            f"larq_nobn.cli.{name.replace('-', '_')}_command"
+        )
         subparser = subparsers.add_parser(
             name, help=module.HELP, description=module.HELP
         )

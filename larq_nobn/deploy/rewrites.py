@@ -33,6 +33,11 @@ def _scale(layer: Layer, inputs: Sequence[Value], context: Context) -> Value:
     return inputs[0].affine(layer.factor)
 
 
+@rewrites(layers.ChannelAffine)
+def _channel_affine(layer: Layer, inputs: Sequence[Value], context: Context) -> Value:
+    return inputs[0].affine(values_of(layer.scale), values_of(layer.offset))
+
+
 @rewrites(layers.LearnableBias)
 def _learnable_bias(layer: Layer, inputs: Sequence[Value], context: Context) -> Value:
     return inputs[0].affine(offset=values_of(layer.bias))

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError
 from larq_nobn._files import write_atomically, write_json
+from larq_nobn.saving import save_model
 from larq_nobn.training.checkpoint import Checkpoint, save_checkpoint
 from larq_nobn.training.recipe import Recipe
 
@@ -174,14 +175,8 @@ class RunFolder(HeldFolder):
 
     def save_model(self, model: tf.keras.Model) -> None:
         """Save the final network as `model.keras`."""
-        if not self._chief:
-            return
-        temporary = self.path / ".model.tmp.keras"
-        try:
-            model.save(temporary)
-            temporary.replace(self.path / "model.keras")
-        finally:
-            temporary.unlink(missing_ok=True)
+        if self._chief:
+            save_model(model, self.path / "model.keras")
 
     def finish(self, result: dict[str, Any], history: History) -> dict[str, Any]:
         """Draw the curve and write `result.json`, which marks the run as complete."""

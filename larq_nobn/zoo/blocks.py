@@ -8,6 +8,7 @@ brings its input back to unit variance. With batch norm, or without any norm, α
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import larq as lq
 import tensorflow as tf
 
 from larq_nobn.layers import (
@@ -18,11 +19,12 @@ from larq_nobn.layers import (
     ScaledAdd,
     ScaledWSConv2D,
 )
+from larq_nobn.quantizers import FusedApproxSign
 
 
-def _kernel_initializer(sign: str | None) -> tf.keras.initializers.Initializer:
+def _kernel_initializer(sign: object) -> tf.keras.initializers.Initializer:
     """A new initializer: Keras's, unseeded, repeat their numbers when used again."""
-    if sign:
+    if sign is not None:
         # Scale-free after standardization; the reference starts binary kernels small.
         return tf.keras.initializers.RandomUniform(0.0, 1e-3)
     # PyTorch's default for real kernels: Kaiming uniform with a = sqrt(5).
@@ -63,11 +65,11 @@ class Method:
         return self.alpha if self.norm == "free" else 1.0
 
     @property
-    def sign(self) -> str:
-        """The quantizer of the activations."""
-        if self.surrogate is not None:
-            return self.surrogate
-        return "sigmoid_sign" if self.add_and_bit else "approx_sign"
+    def sign(self) -> str | lq.quantizers.Quantizer:
+        """A new quantizer of activations."""
+        published = "sigmoid_sign" if self.add_and_bit else "approx_sign"
+        name = published if self.surrogate is None else self.surrogate
+        return FusedApproxSign() if name == "approx_sign" else name
 
     def rprelu(self, x: tf.Tensor, name: str) -> tf.Tensor:
         """Apply the blocks' activation."""
@@ -140,7 +142,7 @@ def conv(
     *,
     name: str,
     strides: int = 1,
-    sign: str | None = None,
+    sign: str | lq.quantizers.Quantizer | None = None,
     binary: bool = False,
 ) -> tf.Tensor:
     """Convolution and, in a network with batch norm, its batch norm.

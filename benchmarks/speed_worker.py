@@ -1,0 +1,139 @@
+"""One row of `speed.py`: a network of the zoo, or a floor under it."""
+
+import json
+import sys
+import time
+
+from larq_nobn import zoo  # isort: skip  (first: it selects Keras 2)
+import numpy as np
+import tensorflow as tf
+from speed_protocol import serve
+
+from larq_nobn.optimizers import AdaptiveGradientClipping
+
+
+def build(settings, norm):
+    tf.keras.mixed_precision.set_global_policy(settings["precision"])
+    return zoo.create_model(
+        settings["network"],
+        norm=norm,
+        stem=settings["stem"],
+        width=settings["width"],
+        num_classes=10 if settings["stem"] == "cifar" else 1000,
+    )
+
+
+def data(model, batch):
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((batch, *model.input_shape[1:])).astype("float32")
+    classes = model.output_shape[-1]
+    return tf.constant(images), tf.one_hot(rng.integers(0, classes, batch), classes)
+
+
+def model_step(settings):
+    """The step that `model.fit` or `model.predict` does."""
+    model = build(settings, settings["norm"])
+    images, labels = data(model, settings["batch"])
+    jit = settings.get("jit", False)
+    if settings["task"] == "train":
+        optimizer = tf.keras.optimizers.Adam(1e-3, jit_compile=False)
+        if settings["norm"] == "free":
+            classifier = model.get_layer("classifier")
+            optimizer = AdaptiveGradientClipping(optimizer, exclude=[classifier])
+        model.compile(optimizer, "categorical_crossentropy", jit_compile=jit)
+        batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+        function = model.make_train_function()
+    else:
+        model.compile(jit_compile=jit)
+        batches = tf.data.Dataset.from_tensors(images).repeat()
+        function = model.make_predict_function()
+    iterator = iter(batches)
+    return lambda: function(iterator)
+
+
+def geometries(settings):
+    """Input shape, kernel shape and stride of each convolution."""
+    model = build(settings, "none")
+    for layer in model.layers:
+        if isinstance(layer, tf.keras.layers.Conv2D):
+            shape = (settings["batch"], *layer.input_shape[1:])
+            yield shape, tuple(layer.kernel.shape), layer.strides[0]
+
+
+def convolutions_step(settings):
+    """Every convolution, and in training its two gradients, and nothing else."""
+    dtype = tf.float32 if settings["precision"] == "float32" else tf.bfloat16
+    rng = np.random.default_rng(0)
+
+    def noise(shape):
+        return tf.constant(rng.standard_normal(shape, np.float32), dtype)
+
+    calls = []
+    for i, (shape, kernel, stride) in enumerate(geometries(settings)):
+        # As the layer pads: "same" in TensorFlow's kernels, by itself with strides.
+        if stride > 1 and kernel[0] > 1:
+            pad = kernel[0] // 2
+            shape = (shape[0], shape[1] + 2 * pad, shape[2] + 2 * pad, shape[3])
+            padding = "VALID"
+        else:
+            padding = "SAME"
+        calls.append((i, noise(shape), noise(kernel), stride, padding))
+    tf.keras.backend.clear_session()
+    train = settings["task"] == "train"
+
+    @tf.function
+    def step(tensors):
+        results = []
+        for (i, _, _, stride, padding), (x, w) in zip(calls, tensors, strict=True):
+            with tf.GradientTape() as tape:
+                tape.watch([x, w])
+                y = tf.nn.conv2d(x, w, stride, padding)
+            wanted = ([w] if i == 0 else [x, w]) if train else []
+            gradients = tape.gradient(y, wanted, y) if train else [y]
+            # A value of each: none is left out, none is kept.
+            results += [tf.reshape(g, [-1])[0] for g in gradients]
+        return results
+
+    tensors = [(x, w) for _, x, w, *_ in calls]
+    return lambda: step(tensors)
+
+
+def matmul_step(settings):
+    """As many multiply-adds as the convolutions', in whole products of 2048x2048."""
+    macs = sum(
+        np.prod(shape[:1] + kernel)
+        * -(-shape[1] // stride)
+        * -(-shape[2] // stride)
+        * (1 if settings["task"] == "infer" else 2 if i == 0 else 3)
+        for i, (shape, kernel, stride) in enumerate(geometries(settings))
+    )
+    size = 2048
+    dtype = tf.float32 if settings["precision"] == "float32" else tf.bfloat16
+    a = tf.cast(tf.random.normal((size, size)), dtype)
+    multiply = tf.function(lambda a, n: _products(a, n))
+    count = tf.constant(max(round(macs / size**3), 1))
+
+    return lambda: multiply(a, count).numpy()
+
+
+def _products(a, n):
+    total = tf.constant(0.0)
+    for _ in tf.range(n):
+        total += tf.cast(tf.matmul(a, a + tf.cast(total, a.dtype))[0, 0], tf.float32)
+        total *= 0.0
+    return total
+
+
+STEPS = {
+    "model": model_step,
+    "convolutions": convolutions_step,
+    "matmul": matmul_step,
+}
+
+
+if __name__ == "__main__":
+    settings = json.loads(sys.argv[1])
+    start = time.perf_counter()
+    step = STEPS[settings["kind"]](settings)
+    step()
+    serve(time.perf_counter() - start, step)

@@ -1,0 +1,71 @@
+"""`larq-nobn remove-bn`: a network's normalizer-free twin, or batch norm folded."""
+
+from pathlib import Path
+
+from larq_nobn.cli import _model_argument
+
+HELP = "take batch norm out of a network: to train without it, or folded for inference"
+
+
+def add_arguments(parser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help=_model_argument.HELP)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.keras", help="the new model"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("free", "none", "fold"),
+        default="free",
+        help="the normalizer-free twin (default), batch norm merely deleted, or folded "
+        "into the layers in front of it",
+    )
+    parser.add_argument("--alpha", type=float, default=0.2, help="default 0.2")
+    parser.add_argument(
+        "--data",
+        help="measure on cifar10, cifar100, digits or imagenet; by default on noise",
+    )
+    parser.add_argument("--data-dir", help="tensorflow-datasets folder")
+    parser.add_argument(
+        "--allow-untranslated",
+        action="store_true",
+        help="leave what cannot be translated as it is",
+    )
+
+
+def run(args) -> None:
+    """Translate, list what became of each layer, and save."""
+    import warnings
+
+    from larq_nobn.batch_norm import (
+        describe_removal,
+        fold_batch_norm,
+        remove_batch_norm,
+    )
+    from larq_nobn.saving import save_model
+
+    model = _model_argument.open_model(args.model)
+    if args.mode == "fold":
+        twin = fold_batch_norm(model)
+    else:
+        how = {"norm": args.mode, "alpha": args.alpha, "images": _images(args)}
+        changes = describe_removal(model, **how)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the table says it
+            twin = remove_batch_norm(
+                model, **how, allow_untranslated=args.allow_untranslated
+            )
+        width = max(len(change.layer) for change in changes)
+        for change in changes:
+            problem = f": {change.problem}" if change.problem else ""
+            print(f"{change.layer:{width}}  {change.before} -> {change.after}{problem}")
+    save_model(twin, args.out)
+    print(f"{model.name} -> {twin.name}, saved as {args.out}")
+
+
+def _images(args):
+    from larq_nobn.training import data
+
+    if args.data is None:
+        return None
+    return next(iter(data.load_images(args.data, args.data_dir).test_batches(64)))[0]
