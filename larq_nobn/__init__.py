@@ -1,7 +1,7 @@
 """Binary neural networks without batch normalization, for Keras and Larq.
 
 The method of "BNN - BN = ?" (arXiv 2104.08215): `layers`, `quantizers`, `constraints`,
-`losses` and `optimizers`; its networks in `zoo`; their `training`; and
+`losses` and `optimizers`; its networks in `zoo`; their `training` and `tuning`; and
 `remove_batch_norm`, which makes other networks like them.
 """
 
@@ -14,7 +14,7 @@ from larq_nobn._errors import UserError
 __version__ = "0.1.0"
 
 # Loaded on first use: they bring data and plotting libraries along.
-_LAZY = ("batch_norm", "callbacks", "deploy", "saving", "training", "zoo")
+_LAZY = ("batch_norm", "callbacks", "deploy", "saving", "training", "tuning", "zoo")
 _FUNCTIONS = {"fold_batch_norm": "batch_norm", "remove_batch_norm": "batch_norm"}
 
 __all__ = [

@@ -114,6 +114,31 @@ def test_killed_runs_end_like_the_others(finished, tmp_path, kill_at):
     assert not list(out.rglob("*.tmp*"))
 
 
+def test_step_1_may_be_skipped(recipe, tmp_path, capsys):
+    arguments = ["train", str(RECIPE_FILE), "--out", str(tmp_path / "run"), "--set"]
+    settings = ["step1_epochs=0", "epochs=1", "optimizer=sgd", "learning_rate=0.1"]
+    assert main([*arguments, *settings]) == 0
+    assert "(binary activations and weights from the start)" in capsys.readouterr().out
+    result = result_of(tmp_path / "run")
+    assert result["epochs"] == {"step1": 0, "step2": 1}
+    assert result["top1"]["step1"] is None
+    assert result["top1"]["step2"] == result["best_top1"]["step2"]
+
+
+def test_steps_of_different_lengths(recipe, tmp_path):
+    recipe = recipe.replace(step1_epochs=2, epochs=1, optimizer="rmsprop", units=2)
+    result = train(recipe, tmp_path, verbose=False)
+    assert result["epochs"] == {"step1": 2, "step2": 1}
+    rates = [row["learning_rate"] for row in result_history(tmp_path)["step1"]]
+    assert rates == pytest.approx([2e-3, 1e-3])
+    model = tf.keras.models.load_model(tmp_path / "model.keras")
+    assert model.get_layer("stage2_unit2_add")
+
+
+def result_history(out):
+    return json.loads((out / "history.json").read_text())
+
+
 def test_a_finished_run_resumes_to_its_result(finished, recipe):
     assert train(recipe, finished, resume=True) == result_of(finished)
 

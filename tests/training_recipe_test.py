@@ -26,6 +26,15 @@ def test_cosine_schedule_warms_up():
     assert rates[-1] > 0
 
 
+def test_each_step_has_its_own_schedule():
+    recipe = RECIPE.replace(epochs=6, step1_epochs=2, schedule="cosine")
+    rates = [recipe.learning_rate_at(e, "step1") / 5e-4 for e in range(2)]
+    assert rates == pytest.approx([1, 0.5])
+    assert recipe.learning_rate_at(3) / 5e-4 == pytest.approx(0.5)
+    assert (recipe.epochs_of("step1"), recipe.epochs_of("step2")) == (2, 6)
+    assert RECIPE.epochs_of("step1") == RECIPE.epochs
+
+
 def test_settings_are_parsed_as_literals():
     pairs = ["epochs=5", "learning_rate=1e-3", "norm=batch", "width=None"]
     settings = parse_settings(pairs)
@@ -49,6 +58,8 @@ def test_settings_are_parsed_as_literals():
         ({"ema": 1.0}, r"`ema` must be .*below 1"),
         ({"teacher_weight": 2.0}, r"`teacher_weight` must be .*at most 1"),
         ({"clip_factor": -0.1}, r"`clip_factor` must be at least 0"),
+        ({"step1_epochs": -1}, r"`step1_epochs` must be at least 0"),
+        ({"optimizer": "lion"}, r"`optimizer` must be one of 'adam', 'rmsprop', 'sgd'"),
         ({"norm": "layer"}, r"`norm` must be one of 'free', 'batch', 'none'"),
         ({"model": "resnet"}, r"`model` must be one of 'reactnet18'"),
         ({"dataset": "mnist"}, r"`dataset` must be one of 'cifar10'"),

@@ -22,6 +22,7 @@ COMMANDS = (
     "publish",
     "remove-bn",
     "train",
+    "tune",
     "weights",
 )
 

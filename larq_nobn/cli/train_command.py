@@ -64,8 +64,12 @@ def run(args) -> None:
         trace=args.trace,
     )
     top1 = result["top1"]
+    skipped = top1["step1"] is None
+    step1 = (
+        "" if skipped else f"{top1['step1']:.2f} % after step 1 (binary activations), "
+    )
     print(
-        f"{result['recipe']}: top-1 {top1['step1']:.2f} % after step 1 (binary "
-        f"activations), {top1['step2']:.2f} % after step 2 (binary weights too); "
+        f"{result['recipe']}: top-1 {step1}{top1['step2']:.2f} % after step 2 (binary "
+        f"{'activations and weights from the start' if skipped else 'weights too'}); "
         f"{result['images_per_second']:.0f} images/s; in {args.out}"
     )

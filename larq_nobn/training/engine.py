@@ -40,6 +40,7 @@ def train(
     verbose: bool = True,
     distribute: str | None = None,
     trace: bool = False,
+    images: data.Images | None = None,
 ) -> dict[str, Any]:
     """Run a recipe: step 1 with real weights, step 2 from its best ones, binary.
 
@@ -57,6 +58,7 @@ def train(
         trace: Whether to record, once an epoch, how much was clipped in each layer and
             the activations' variance behind each block, to `traces.json` and
             TensorBoard.
+        images: What to train and test on in place of the recipe's data set.
 
     Returns:
         The content of `result.json`.
@@ -70,7 +72,8 @@ def train(
     with RunFolder(Path(out), recipe, resume, is_chief(strategy)) as folder:
         if resume and (result := folder.result()):
             return result
-        images = data.load_images(recipe.dataset, data_dir, recipe.limit)
+        if images is None:
+            images = data.load_images(recipe.dataset, data_dir, recipe.limit)
         with watch_workers(strategy):
             return _Run(recipe, folder, images, strategy, verbose, trace).run()
 
@@ -78,10 +81,10 @@ def train(
 def make_optimizer(
     recipe: Recipe, model: tf.keras.Model, step: str, track_clipping: bool = False
 ) -> tf.keras.optimizers.Optimizer:
-    """The reference's optimizer: clip, then L2 (in step 1), then Adam.
+    """The reference's optimizer: clip, then L2 (in step 1), then Adam or another.
 
     Args:
-        recipe: Holds learning rate, λ of clipping and L2.
+        recipe: Holds the optimizer's name, learning rate, λ of clipping and L2.
         model: The network; its layer `"classifier"` is not clipped.
         step: `"step1"` or `"step2"`.
         track_clipping: Whether to count what is clipped.
@@ -89,7 +92,7 @@ def make_optimizer(
     Returns:
         A Keras optimizer.
     """
-    optimizer = tf.keras.optimizers.Adam(recipe.learning_rate)
+    optimizer = _OPTIMIZERS[recipe.optimizer](recipe.learning_rate)
     if step == "step1" and recipe.weight_decay:
         optimizer = CoupledWeightDecay(
             optimizer, recipe.weight_decay, decayed_variables(model)
@@ -102,6 +105,13 @@ def make_optimizer(
             track_clipping=track_clipping,
         )
     return optimizer
+
+
+_OPTIMIZERS = {
+    "adam": tf.keras.optimizers.Adam,
+    "rmsprop": tf.keras.optimizers.RMSprop,
+    "sgd": lambda rate: tf.keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+}
 
 
 def decayed_variables(model: tf.keras.Model) -> list[tf.Variable]:
@@ -221,9 +231,8 @@ class _Run:
                     recipe.teacher, recipe.dataset, images.source.num_classes
                 )
         self.steps_per_epoch = images.train_size // recipe.batch_size
-        per_epoch = self.steps_per_epoch * recipe.batch_size
         self.progress = Progress(
-            2 * recipe.epochs * per_epoch, recipe.batch_size, verbose
+            self._images_in(self._epochs_before(len(STEPS))), recipe.batch_size, verbose
         )
 
     def run(self) -> dict[str, Any]:
@@ -239,6 +248,9 @@ class _Run:
                 self.progress.start_at(self._images_done())
             model = None
             for index in range(self.state.step, len(STEPS)):
+                if not self.recipe.epochs_of(STEPS[index]):
+                    self.state.step = index + 1
+                    continue
                 model = self._step(index, checkpoint)
                 checkpoint = None
             return self._finish(model)
@@ -253,9 +265,9 @@ class _Run:
             model = build_trainer(recipe, step, self.teacher, self.trace)
         if checkpoint:
             self._restore(model, checkpoint)
-        elif step == "step2":
+        elif step == "step2" and state.history["step1"]:
             assign_checked(named_weights(model), self.best, "The weights of step 1")
-        while state.epoch < recipe.epochs:
+        while state.epoch < recipe.epochs_of(step):
             self._epoch(model, index)
         if index + 1 == len(STEPS):
             with model.averaged():
@@ -268,19 +280,20 @@ class _Run:
         recipe, state, step = self.recipe, self.state, STEPS[index]
         started = time.monotonic()
         epoch = state.epoch
-        rate = recipe.learning_rate_at(epoch)
+        rate = recipe.learning_rate_at(epoch, step)
         model.optimizer.learning_rate = rate
         # Every epoch of the run has its own order and augmentation.
         batches = self.images.train_batches(
             recipe.batch_size,
             recipe.seed,
-            index * recipe.epochs + epoch,
+            self._epochs_before(index) + epoch,
             recipe.padding,
             recipe.mixup,
             recipe.cutmix,
         )
-        where = f"{step}, epoch {epoch + 1} of {recipe.epochs}"
-        self.progress.where = f"step {index + 1}/2 epoch {epoch + 1}/{recipe.epochs}"
+        epochs = recipe.epochs_of(step)
+        where = f"{step}, epoch {epoch + 1} of {epochs}"
+        self.progress.where = f"step {index + 1}/2 epoch {epoch + 1}/{epochs}"
         fit = model.fit(
             shard(batches),
             callbacks=[self.progress, _StopOnNaN(where, self.folder.checkpoints)],
@@ -327,7 +340,7 @@ class _Run:
         arrays |= {f"best/{name}": value for name, value in self.best.items()}
         variables = self._optimizer_variables(model)
         arrays |= {f"optimizer/{name}": v.numpy() for name, v in variables.items()}
-        number = index * self.recipe.epochs + self.state.epoch
+        number = self._epochs_before(index) + self.state.epoch
         meta = dataclasses.asdict(self.state)
         self.folder.save_checkpoint(number, Checkpoint(arrays, meta))
         self.folder.write_history(self.state.history, self.state.traces)
@@ -356,18 +369,19 @@ class _Run:
         weights = self.best
         arguments = recipe.model_arguments()
         self.folder.save_model(publishable(recipe, weights))
-        last = [history[step][-1] for step in STEPS]
+        tested = {
+            step: [row["test_top1"] for row in history[step]] or [None]
+            for step in STEPS
+        }
         seconds = sum(row["seconds"] for step in STEPS for row in history[step])
-        done = 2 * recipe.epochs * self.steps_per_epoch * recipe.batch_size
+        done = self._images_in(self._epochs_before(len(STEPS)))
         return self.folder.finish(
             {
                 "recipe": recipe.name,
                 "model": arguments,
                 "dataset": recipe.dataset,
-                "top1": _by_step(row["test_top1"] for row in last),
-                "best_top1": _by_step(
-                    max(row["test_top1"] for row in history[step]) for step in STEPS
-                ),
+                "top1": _by_step(tested[step][-1] for step in STEPS),
+                "best_top1": _by_step(max(tested[step]) for step in STEPS),
                 "epochs": _by_step(len(history[step]) for step in STEPS),
                 "seed": recipe.seed,
                 "seconds": seconds,
@@ -378,12 +392,22 @@ class _Run:
         )
 
     def _images_done(self) -> int:
-        epochs = self.state.step * self.recipe.epochs + self.state.epoch
+        return self._images_in(self._epochs_before(self.state.step) + self.state.epoch)
+
+    def _images_in(self, epochs: int) -> int:
         return epochs * self.steps_per_epoch * self.recipe.batch_size
+
+    def _epochs_before(self, index: int) -> int:
+        """Epochs of the steps before one."""
+        return sum(self.recipe.epochs_of(step) for step in STEPS[:index])
 
 
 def _by_step(values: Iterable) -> dict[str, Any]:
     return dict(zip(STEPS, values, strict=True))
+
+
+class DivergedError(UserError):
+    """The loss of a training is no longer finite."""
 
 
 class _StopOnNaN(tf.keras.callbacks.Callback):
@@ -397,7 +421,7 @@ class _StopOnNaN(tf.keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Check the running loss."""
         if not math.isfinite(logs["loss"]):
-            raise UserError(
+            raise DivergedError(
                 f"The loss must stay finite. Received: {logs['loss']} in {self.where}, "
                 f"batch {batch + 1}. The last good checkpoint is kept in "
                 f"{self.checkpoints}. Fix: start again with a smaller learning_rate or "

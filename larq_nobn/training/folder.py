@@ -7,6 +7,7 @@ import io
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,40 @@ from larq_nobn.training.recipe import Recipe
 History = dict[str, list[dict[str, float]]]
 
 
-class RunFolder:
-    """A run's folder, held by one process at a time.
+class HeldFolder:
+    """The folder of long work, held by one process at a time, that can go on.
 
     Args:
         path: The folder; made if missing.
-        recipe: The recipe that runs in it.
+        settings: What the work depends on, as JSON; written to `settings.json`.
         resume: Whether to go on with what is in it.
         chief: Whether this process writes it; the other workers of a distributed run
             only read.
 
+    Attributes:
+        kind: What happens in it, in a word.
+        stale: Patterns of what a killed process leaves half-written.
+        defaults: Settings of folders from before a setting existed.
+
     Raises:
-        UserError: On entering, if another process or another recipe uses the folder.
+        UserError: On entering, if another process or other work uses the folder.
         OSError: On entering, if it cannot be written.
     """
 
-    def __init__(self, path: Path, recipe: Recipe, resume: bool, chief: bool = True):
+    kind = "run"
+    stale: tuple[str, ...] = (".*tmp*",)
+    defaults: Mapping[str, Any] = {}
+
+    def __init__(
+        self, path: Path, settings: dict[str, Any], resume: bool, chief: bool = True
+    ):
         self.path = path
-        self.checkpoints = path / "checkpoints"
-        self._recipe = recipe
+        self._settings = settings
         self._resume = resume
         self._chief = chief
         self._lock = None
 
-    def __enter__(self) -> "RunFolder":
+    def __enter__(self):
         if not self._chief:
             return self
         self.path.mkdir(parents=True, exist_ok=True)
@@ -54,15 +65,15 @@ class RunFolder:
         except BlockingIOError as error:
             self._lock.close()
             raise UserError(
-                "A run needs a folder of its own. Received: "
-                f"{self.path}, in which another process is training. Fix: choose "
-                "another --out, or wait."
+                f"A {self.kind} needs a folder of its own. Received: {self.path}, in "
+                "which another process is training. Fix: choose another --out, or wait."
             ) from error
-        # What a killed process left half-written.
-        for stale in [*self.path.glob(".*tmp*"), *self.checkpoints.glob(".*.tmp")]:
-            stale.unlink()
         try:
             self._check_settings()
+            # What a killed process left half-written.
+            for pattern in self.stale:
+                for file in self.path.glob(pattern):
+                    file.unlink()
         except BaseException:
             self._lock.close()
             raise
@@ -74,37 +85,56 @@ class RunFolder:
 
     def _check_settings(self) -> None:
         file = self.path / "settings.json"
-        settings = dataclasses.asdict(self._recipe)
         if not file.exists():
-            write_json(file, settings)
+            write_json(file, self._settings)
             return
         if not self._resume:
             raise UserError(
-                "A run needs a folder of its own. Received: "
-                f"{self.path}, which holds one already. Fix: choose another --out, or "
-                "go on with that run by --resume."
+                f"A {self.kind} needs a folder of its own. Received: {self.path}, "
+                "which holds one already. Fix: choose another --out, or go on with "
+                f"that {self.kind} by --resume."
             )
         try:
-            before = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
+            before = {**self.defaults, **json.loads(file.read_text())}
+        except (ValueError, TypeError) as error:
             raise UserError(
-                f"{file} must hold the settings of the run. Received: {error}. "
+                f"{file} must hold the settings of the {self.kind}. Received: {error}. "
                 "Fix: start again in another folder."
             ) from error
-        # A setting that is newer than the run had its default then.
-        defaults = {f.name: f.default for f in dataclasses.fields(self._recipe)}
-        before = {**defaults, **before}
         changed = [
-            f"{key} was {before[key]!r}, is {settings.get(key)!r}"
-            for key in sorted(before)
-            if before[key] != settings.get(key)
+            f"{key} was {before.get(key)!r}, is {self._settings.get(key)!r}"
+            for key in sorted({**before, **self._settings})
+            if before.get(key) != self._settings.get(key)
         ]
         if changed:
             raise UserError(
-                "A resumed run must keep its settings. Received: "
-                f"{'; '.join(changed)}. Fix: give the settings that the run was "
-                "started with, or choose another --out."
+                f"A resumed {self.kind} must keep its settings. Received: "
+                f"{'; '.join(changed)}. Fix: give the settings that the {self.kind} "
+                "was started with, or choose another --out."
             )
+
+
+class RunFolder(HeldFolder):
+    """A training's folder.
+
+    Args:
+        path: The folder; made if missing.
+        recipe: The recipe that runs in it.
+        resume: Whether to go on with what is in it.
+        chief: As in `HeldFolder`.
+
+    Raises:
+        UserError: On entering, as for every `HeldFolder`.
+        OSError: Likewise.
+    """
+
+    stale = (".*tmp*", "checkpoints/.*.tmp")
+    defaults = {f.name: f.default for f in dataclasses.fields(Recipe)}
+
+    def __init__(self, path: Path, recipe: Recipe, resume: bool, chief: bool = True):
+        super().__init__(path, dataclasses.asdict(recipe), resume, chief)
+        self.checkpoints = path / "checkpoints"
+        self._recipe = recipe
 
     def result(self) -> dict[str, Any] | None:
         """The result, if the run is complete."""

@@ -41,6 +41,11 @@ def offload(recipe: Recipe, out: str | Path, data_dir: str | None = None) -> str
     with RunFolder(out, recipe, resume) as folder:
         if folder.result():
             return f"The run is complete: {out / 'result.json'}."
+        if recipe.epochs_of("step1") == 0:
+            raise UserError(
+                "An exported training has both steps. Received: step1_epochs=0. "
+                "Fix: at least 1."
+            )
         images = data.load_images(recipe.dataset, data_dir, recipe.limit)
         if not isinstance(images, data.Images):
             raise UserError(
@@ -52,6 +57,7 @@ def offload(recipe: Recipe, out: str | Path, data_dir: str | None = None) -> str
         history = {}
         for step in STEPS:
             exported = out / step
+            single = recipe.replace(epochs=recipe.epochs_of(step), step1_epochs=None)
             model = build_trainer(recipe, step)
             if not (exported / "description.json").exists():
                 if weights is not None:
@@ -62,13 +68,13 @@ def offload(recipe: Recipe, out: str | Path, data_dir: str | None = None) -> str
                         model.averages, model.trainable_variables, strict=False
                     ):
                         average.assign(variable)
-                export_epoch(model, recipe, images, exported)
+                export_epoch(model, single, images, exported)
                 return (
                     f"Now run {exported / 'run.py'} where the accelerator is (it needs "
                     "jax, and the folder around it), bring its state.npz and "
                     "history.json back, and call this again."
                 )
-            history[step] = _bring_back(recipe, model, exported)
+            history[step] = _bring_back(single, model, exported)
             with model.averaged():
                 test = model.evaluate(
                     images.test_batches(256), verbose=0, return_dict=True

@@ -36,13 +36,14 @@ def plot_history(
         axes.plot(epochs[tested], test[tested], style, c=colour, label=label, lw=2)
         axes.plot(epochs, train, color=colour, alpha=0.35, linewidth=1)
         boundary = len(history["step1"]) + 0.5
-    axes.axvline(boundary, color="0.6", linestyle=":", linewidth=1)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, lowest), min(high, 100.5))
-    style = {"color": "0.4", "fontsize": 8, "va": "bottom"}
-    place = axes.get_xaxis_transform()
-    axes.text(boundary, 1, "real weights  ", ha="right", transform=place, **style)
-    axes.text(boundary, 1, "  binary weights", ha="left", transform=place, **style)
+    if boundary > 1:
+        axes.axvline(boundary, color="0.6", linestyle=":", linewidth=1)
+        style = {"color": "0.4", "fontsize": 8, "va": "bottom"}
+        place = axes.get_xaxis_transform()
+        axes.text(boundary, 1, "real weights  ", ha="right", transform=place, **style)
+        axes.text(boundary, 1, "  binary weights", ha="left", transform=place, **style)
     axes.set_xlabel("epoch")
     axes.set_ylabel("top-1 (%)\nbold: test, faint: training")
     axes.grid(alpha=0.25)

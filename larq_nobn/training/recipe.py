@@ -16,6 +16,7 @@ from larq_nobn.zoo.models import FAMILIES, NORMS, STEMS, SURROGATES
 
 SCHEDULES = ("linear", "cosine")
 PADDINGS = ("zero", "reflect")
+OPTIMIZERS = ("adam", "rmsprop", "sgd")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
 
@@ -35,10 +36,15 @@ class Recipe:
         norm: `"free"`, `"batch"` or `"none"`.
         stem: `"imagenet"` or `"cifar"`.
         width: Channels of the first stage; `None` for the published width.
+        units: Residual units in each stage; `None` for the published plan.
         alpha: Factor on the residual branches; `None` for the published one.
         epochs: Epochs of each step.
+        step1_epochs: Epochs of step 1, if not as many as of step 2; 0 skips it, so that
+            activations and weights are binary from the start.
         batch_size: Images per step of the optimizer.
-        learning_rate: Base rate of Adam.
+        optimizer: `"adam"` (the paper's), `"rmsprop"`, or `"sgd"` with Nesterov
+            momentum 0.9.
+        learning_rate: Base rate of the optimizer.
         schedule: `"linear"`: epoch e of E (from 0) runs at base · (1 − (e+1)/E), as in
             the paper (so the last epoch changes nothing); `"cosine"`: at
             base · (1 + cos(πe/E)) / 2.
@@ -69,9 +75,12 @@ class Recipe:
     norm: str = "free"
     stem: str = "imagenet"
     width: int | None = None
+    units: int | None = None
     alpha: float | None = None
     epochs: int = 256
+    step1_epochs: int | None = None
     batch_size: int = 256
+    optimizer: str = "adam"
     learning_rate: float = 5e-4
     schedule: str = "linear"
     warmup_epochs: int = 0
@@ -98,6 +107,7 @@ class Recipe:
         one_of("norm", self.norm, NORMS)
         one_of("stem", self.stem, STEMS)
         one_of("schedule", self.schedule, SCHEDULES)
+        one_of("optimizer", self.optimizer, OPTIMIZERS)
         one_of("padding", self.padding, PADDINGS)
         one_of("precision", self.precision, PRECISIONS)
         one_of("surrogate", self.surrogate, (None, *SURROGATES))
@@ -115,16 +125,22 @@ class Recipe:
         for name in ("label_smoothing", "ema"):
             _check_range(self, name, at_least=0, below=1)
         _check_range(self, "teacher_weight", at_least=0, at_most=1)
+        if self.step1_epochs is not None:
+            _check_range(self, "step1_epochs", at_least=0)
 
-    def learning_rate_at(self, epoch: int) -> float:
+    def epochs_of(self, step: str) -> int:
+        """Epochs of `"step1"` or `"step2"`."""
+        if step == "step1" and self.step1_epochs is not None:
+            return self.step1_epochs
+        return self.epochs
+
+    def learning_rate_at(self, epoch: int, step: str = "step2") -> float:
         """Learning rate of an epoch, counted from 0 in each step."""
         if epoch < self.warmup_epochs:
             return self.learning_rate * (epoch + 1) / (self.warmup_epochs + 1)
         done = epoch - self.warmup_epochs
-        total = max(self.epochs - self.warmup_epochs, 1)
-        if self.schedule == "linear":
-            return self.learning_rate * (1 - (done + 1) / total)
-        return self.learning_rate * (1 + math.cos(math.pi * done / total)) / 2
+        total = max(self.epochs_of(step) - self.warmup_epochs, 1)
+        return self.learning_rate * decay(self.schedule, done, total)
 
     def model_arguments(self, binary_weights: bool = True) -> dict[str, Any]:
         """Arguments of `zoo.create_model` for the recipe's network."""
@@ -134,6 +150,7 @@ class Recipe:
             "norm": self.norm,
             "stem": self.stem,
             "width": self.width,
+            "units": self.units,
             "alpha": self.alpha,
             "binary_weights": binary_weights,
             "input_shape": source.input_shape,
@@ -155,6 +172,22 @@ class Recipe:
                     "Fix: choose one of these."
                 )
         return dataclasses.replace(self, **changes)
+
+
+def decay(schedule: str, done: int, total: int) -> float:
+    """What a schedule multiplies the base rate by.
+
+    Args:
+        schedule: One of `SCHEDULES`.
+        done: Epochs that are done.
+        total: Epochs of the schedule.
+
+    Returns:
+        A factor from 0 to 1.
+    """
+    if schedule == "linear":
+        return 1 - (done + 1) / total
+    return (1 + math.cos(math.pi * done / total)) / 2
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:

@@ -76,10 +76,13 @@ class Card:
     def to_json(self) -> dict[str, Any]:
         """The content of `card.json`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        network = asdict(self.network)
+        if network["units"] is None:
+            del network["units"]
         return {
             "format": FORMAT,
             **values,
-            "network": asdict(self.network),
+            "network": network,
             "files": {kind: asdict(file) for kind, file in self.files.items()},
         }
 
@@ -104,6 +107,8 @@ def folder_name(network: Network, dataset: str) -> str:
         parts.append(f"{network.stem}-stem")
     if network.width != usual.width:
         parts.append(f"width{network.width}")
+    if network.units is not None:
+        parts.append(f"units{network.units}")
     if network.norm == "free" and network.alpha != usual.alpha:
         parts.append(f"alpha{network.alpha:g}")
     return "_".join(parts)
@@ -197,6 +202,8 @@ def _card(content: Any) -> Card:
 
 
 def _network(content: Any) -> Network:
+    # Cards from before networks had a depth, and of the published one, do not say it.
+    content = {"units": None, **content} if isinstance(content, dict) else content
     values = _entries(content, {f.name for f in fields(Network)}, "network")
     for name in ("name", "norm", "stem"):
         _checked(values[name], name, _is_text)
@@ -210,6 +217,9 @@ def _network(content: Any) -> Network:
     ):
         raise UserError(f"input_shape {shape!r}.")
     _checked(values["alpha"], "alpha", _is_number)
+    _checked(
+        values["units"], "units", lambda v: v is None or (_is_integer(v) and v <= 1000)
+    )
     return describe_network(
         values.pop("name"), **{**values, "input_shape": tuple(shape)}
     )

@@ -152,6 +152,7 @@ class Network:
         norm: As in `create_model`, as are those not listed here.
         binary_downsample: `True` also where it changes nothing.
         alpha: 1 in a network that is not BN-free.
+        units: `None` for the published depth.
     """
 
     name: str
@@ -163,11 +164,15 @@ class Network:
     width: int
     input_shape: tuple[int | None, int | None, int]
     num_classes: int
+    units: int | None = None
 
     @property
     def family(self) -> ResNet | MobileNet:
-        """The plan, at this width."""
-        return replace(FAMILIES[self.name], width=self.width)
+        """The plan, at this width and depth."""
+        plan = replace(FAMILIES[self.name], width=self.width)
+        if self.units is None:
+            return plan
+        return replace(plan, units=(self.units,) * len(plan.units))
 
     def shares_body_with(self, other: "Network") -> bool:
         """Whether the weights of one make the same network of the other.
@@ -190,6 +195,7 @@ def describe_network(
     stem: str = "imagenet",
     alpha: float | None = None,
     width: int | None = None,
+    units: int | None = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
     num_classes: int = 1000,
 ) -> Network:
@@ -212,6 +218,8 @@ def describe_network(
     check_number("num_classes", num_classes, int, "10 for CIFAR-10, 1000 for ImageNet")
     width = family.width if width is None else width
     check_number("width", width, int, f"{family.width} is the published value")
+    if units is not None:
+        units = _checked_units(name, units)
     for flag, value in {
         "binary_weights": binary_weights,
         "binary_downsample": binary_downsample,
@@ -230,7 +238,21 @@ def describe_network(
         width=int(width),
         input_shape=checked_shape(input_shape, family.stride(stem), stem),
         num_classes=int(num_classes),
+        units=units,
     )
+
+
+def _checked_units(name: str, units: int) -> int | None:
+    """The units of each stage, `None` if they are the published ones."""
+    family = FAMILIES[name]
+    if not isinstance(family, ResNet):
+        raise UserError(
+            "`units` must be left out for a network without residual units per stage. "
+            f"Received: units={units!r} for {name!r}. Fix: choose a ResNet, or another "
+            "width instead."
+        )
+    check_number("units", units, int, f"{max(family.units)} is the most published")
+    return None if set(family.units) == {units} else int(units)
 
 
 def list_models() -> list[str]:
@@ -253,6 +275,7 @@ def create_model(
     classifier_activation: str | Callable | None = "softmax",
     weights: str | None = None,
     width: int | None = None,
+    units: int | None = None,
     surrogate: str | None = None,
 ) -> tf.keras.Model:
     """Build a binary network of the zoo.
@@ -279,6 +302,8 @@ def create_model(
         weights: `None` for random initialization, the name of a dataset for published
             weights, or the path of a weights file or saved model.
         width: Channels of the first stage, for smaller or larger networks.
+        units: Residual units in each stage, for shallower or deeper networks; by
+            default the published plan. Only the networks on the ResNet plan take it.
         surrogate: Sign of the activations, by the pseudo-gradient that it trains with:
             `"approx_sign"` (the paper's), `"sigmoid_sign"` (A&B BNN's), `"ste_sign"` or
             `"swish_sign"`. The forward pass is the same; by default the published one.
@@ -303,6 +328,7 @@ def create_model(
         stem=stem,
         alpha=alpha,
         width=width,
+        units=units,
         input_shape=input_shape,
         num_classes=num_classes,
     )

@@ -123,6 +123,8 @@ def _metrics(result: Mapping[str, Any], run: Path) -> dict[str, float]:
     step1, step2 = (result["top1"].get(step) for step in ("step1", "step2"))
     steps = {"top1": step2, "top1_step1": step1}
     for name, value in steps.items():
+        if value is None and name == "top1_step1" and "step1" in result["top1"]:
+            continue  # The recipe skipped it.
         if not isinstance(value, (int, float)) or not 0 <= value <= 100:
             raise _bad_result(run, f"{name}={value!r}, which is no percentage")
     # Step 1's network is not published, so its figure belongs to the recipe: every

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -41,6 +42,11 @@ def test_round_trip(tmp_path):
     assert parse(CARD.to_json()) == CARD
     (tmp_path / "card.json").write_text(json.dumps(CARD.to_json()))
     assert read_card(tmp_path / "card.json") == CARD
+    # Older versions read cards of the published depth.
+    assert "units" not in CARD.to_json()["network"]
+    shallow = describe_network("reactnet18", stem="cifar", num_classes=10, units=2)
+    card = dataclasses.replace(CARD, network=shallow)
+    assert parse(card.to_json()) == card
 
 
 @pytest.mark.parametrize(
@@ -72,6 +78,11 @@ def test_round_trip(tmp_path):
             {"name": "abnet18", "width": 8, "alpha": 0.3, "binary_weights": False},
             "cifar100",
             "abnet18_free_cifar100_step1_imagenet-stem_width8_alpha0.3",
+        ),
+        (
+            {"name": "abnet18", "stem": "cifar", "units": 2},
+            "cifar10",
+            "abnet18_free_cifar10_units2",
         ),
     ],
 )
@@ -107,6 +118,8 @@ DELETE = object()
         ("network", [], "network that is no JSON object"),
         ("network/name", "resnet50", r"`name` must be one of .*name='resnet50'"),
         ("network/name", 3, "name 3"),
+        ("network/units", 0, "`units` must be a positive integer"),
+        ("network/units", 2.0, "units 2.0"),
         ("network/norm", "layer", "`norm` must be one of"),
         ("network/width", True, "width True"),
         ("network/width", 10**9, "width 1000000000"),

@@ -168,6 +168,15 @@ def test_alpha_reaches_every_block(tiny):
         assert not any("_beta" in layer.name for layer in twin.layers)
 
 
+def test_units_set_the_depth(tiny):
+    model = tiny(units=3)
+    names = {layer.name for layer in model.layers if layer.name.endswith("_add")}
+    assert names == {f"stage{i}_unit{j}_add" for i in (1, 2) for j in (1, 2, 3)}
+    describe = zoo.models.describe_network
+    assert describe("reactnet18", units=4) == describe("reactnet18")
+    assert describe("reactnet34", units=6) != describe("reactnet34")
+
+
 def test_betas_of_resnets_by_hand():
     """E grows by α² = 0.04 per unit but a stage's first; downsampling resets it."""
     stage = [1.0, 1.0, 1.04**-0.5, 1.08**-0.5]
@@ -666,6 +675,9 @@ def test_transfer_is_all_or_nothing(tiny):
         ({"num_classes": 2.5}, r"`num_classes` must be a positive integer.*2\.5"),
         ({"num_classes": True}, r"`num_classes` must be a positive integer.*True"),
         ({"width": -1}, r"`width` must be a positive integer.*Fix: 4 is the published"),
+        ({"units": 0}, r"`units` must be a positive integer.*Fix: 2 is the most"),
+        ({"units": 1.5}, r"`units` must be a positive integer.*1\.5"),
+        ({"name": "tiny_a", "units": 2}, r"`units` must be left out.*'tiny_a'"),
         (
             {"include_top": "no"},
             r"`include_top` must be one of True, False.*Fix: pass a",
