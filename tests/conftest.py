@@ -1,6 +1,8 @@
 """Set-up for all tests."""
 
 import pytest
+
+import larq_nobn  # noqa: F401  # isort: skip  (first: it selects Keras 2)
 import tensorflow as tf
 
 # Two logical CPUs, for tf.distribute; they have to be there before TensorFlow starts.
