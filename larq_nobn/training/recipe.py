@@ -58,6 +58,8 @@ class Recipe:
         teacher_weight: Share of the distribution loss; the rest is cross-entropy with
             the labels.
         surrogate: As in `zoo.create_model`.
+        binary_activations: `False` for the real-valued twin, as in `zoo.create_model`;
+            with `step1_epochs=0` it has one step.
         ema: Momentum of a moving average of the weights, which is then evaluated and
             published; 0 for none.
         mixup: α of mixup; 0 for none.
@@ -90,6 +92,7 @@ class Recipe:
     teacher: str | None = None
     teacher_weight: float = 1.0
     surrogate: str | None = None
+    binary_activations: bool = True
     ema: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -156,6 +159,7 @@ class Recipe:
             "input_shape": source.input_shape,
             "num_classes": source.num_classes,
             "surrogate": self.surrogate,
+            "binary_activations": self.binary_activations,
         }
 
     def replace(self, **changes: Any) -> "Recipe":

@@ -49,6 +49,7 @@ class Method:
             can be left out.
         surrogate: Quantizer of the activations, for another pseudo-gradient than the
             published one.
+        binary_activations: Whether there are signs at all.
     """
 
     norm: str = "free"
@@ -58,6 +59,7 @@ class Method:
     react: bool = True
     add_and_bit: bool = False
     surrogate: str | None = None
+    binary_activations: bool = True
 
     @property
     def branch_scale(self) -> float:
@@ -65,8 +67,10 @@ class Method:
         return self.alpha if self.norm == "free" else 1.0
 
     @property
-    def sign(self) -> str | lq.quantizers.Quantizer:
-        """A new quantizer of activations."""
+    def sign(self) -> str | lq.quantizers.Quantizer | None:
+        """A new quantizer of activations, if they are binary."""
+        if not self.binary_activations:
+            return None
         published = "sigmoid_sign" if self.add_and_bit else "approx_sign"
         name = published if self.surrogate is None else self.surrogate
         return FusedApproxSign() if name == "approx_sign" else name

@@ -277,6 +277,7 @@ def create_model(
     width: int | None = None,
     units: int | None = None,
     surrogate: str | None = None,
+    binary_activations: bool = True,
 ) -> tf.keras.Model:
     """Build a binary network of the zoo.
 
@@ -307,6 +308,8 @@ def create_model(
         surrogate: Sign of the activations, by the pseudo-gradient that it trains with:
             `"approx_sign"` (the paper's), `"sigmoid_sign"` (A&B BNN's), `"ste_sign"` or
             `"swish_sign"`. The forward pass is the same; by default the published one.
+        binary_activations: `False` for the real-valued twin: no signs, and real weights
+            whatever `binary_weights` says; what binarization costs is measured by it.
 
     Returns:
         A functional `tf.keras.Model` from images, preprocessed by
@@ -333,6 +336,7 @@ def create_model(
         num_classes=num_classes,
     )
     one_of("include_top", include_top, (True, False), fix="pass a bool")
+    one_of("binary_activations", binary_activations, (True, False), fix="pass a bool")
     if surrogate is not None:
         one_of("surrogate", surrogate, SURROGATES)
 
@@ -341,7 +345,12 @@ def create_model(
     else:
         image = input_tensor
     method = Method(
-        norm, binary_weights, binary_downsample, network.alpha, surrogate=surrogate
+        norm,
+        binary_weights and binary_activations,
+        binary_downsample,
+        network.alpha,
+        surrogate=surrogate,
+        binary_activations=binary_activations,
     )
     x = network.family.features(image, method, stem)
     if include_top:

@@ -113,6 +113,8 @@ def _network(result: Mapping[str, Any], run: Path) -> Network:
         raise _bad_result(run, "a result.json without the model's name")
     # It shapes gradients only, and stands among the recipe's settings.
     arguments.pop("surrogate", None)
+    if arguments.pop("binary_activations", True) is not True:
+        raise _bad_result(run, "a real-valued twin, which no card describes")
     unknown = sorted(set(arguments) - {f.name for f in fields(Network)})
     if unknown:
         raise _bad_result(run, f"unknown arguments of create_model: {unknown}")

@@ -150,6 +150,15 @@ def test_step_1_has_the_weights_of_step_2(tiny, name):
     assert len(signs) == sum(_is_binary(layer) for layer in _convolutions(step2))
 
 
+@pytest.mark.parametrize("name", ["reactnet18", "reactnet_a", "abnet18"])
+def test_the_real_valued_twin_has_no_signs(tiny, name):
+    binary, real = tiny(name), tiny(name, binary_activations=False)
+    assert [w.shape for w in binary.weights] == [w.shape for w in real.weights]
+    for layer in real.layers:
+        assert getattr(layer, "input_quantizer", None) is None
+        assert getattr(layer, "kernel_quantizer", None) is None
+
+
 def test_real_downsample_kernels(tiny):
     binary = tiny().get_layer("stage2_unit1_downsample")
     real = tiny(binary_downsample=False).get_layer("stage2_unit1_downsample")

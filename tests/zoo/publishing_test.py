@@ -125,6 +125,7 @@ def test_optional_entries(run, tmp_path):
         (lambda r: r["model"].update(norm="none"), "must have exactly the model's"),
         (lambda r: r["top1"].update(step2=101), "top1=101, which is no percentage"),
         (lambda r: r["top1"].pop("step1"), "top1_step1=None, which is no percentage"),
+        (lambda r: r["model"].update(binary_activations=False), "a real-valued twin"),
         (lambda r: r.update(dataset="svhn"), "`dataset` must be one of"),
         (lambda r: r.update(weights_sha256="0"), "a model.keras with other weights"),
     ],
