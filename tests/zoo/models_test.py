@@ -150,7 +150,7 @@ def test_step_1_has_the_weights_of_step_2(tiny, name):
     assert len(signs) == sum(_is_binary(layer) for layer in _convolutions(step2))
 
 
-@pytest.mark.parametrize("name", ["reactnet18", "reactnet_a", "abnet18"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_a"])
 def test_the_real_valued_twin_has_no_signs(tiny, name):
     binary, real = tiny(name), tiny(name, binary_activations=False)
     assert [w.shape for w in binary.weights] == [w.shape for w in real.weights]
