@@ -2,32 +2,16 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
+from larq_nobn._models import Call, calls_of, check_functional
 
 Layer = tf.keras.layers.Layer
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One call of a layer.
-
-    Attributes:
-        layer: The layer.
-        node: Keras's record of the call.
-        inputs: The Keras tensors that it reads.
-        outputs: The Keras tensors that it makes.
-    """
-
-    layer: Layer
-    node: object
-    inputs: tuple[tf.Tensor, ...]
-    outputs: tuple[tf.Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +41,9 @@ class Graph:
     """
 
     def __init__(self, model: tf.keras.Model):
-        _check_functional(model)
+        check_functional(model)
         self.model = model
-        self.calls = list(_calls(model))
+        self.calls = list(calls_of(model))
         self._uses = Counter(
             id(tensor) for call in self.calls for tensor in call.inputs
         )
@@ -195,35 +179,3 @@ def normalizes_channels(layer: Layer, shape: tf.TensorShape) -> bool:
     """Whether a batch norm's axis is the last one."""
     axis = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     return list(axis) in ([-1], [len(shape) - 1])
-
-
-def _calls(model: tf.keras.Model) -> Iterator[Call]:
-    for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
-        for node in nodes:
-            if not node.is_input:
-                yield Call(
-                    node.layer,
-                    node,
-                    tuple(tf.nest.flatten(node.keras_inputs)),
-                    tuple(tf.nest.flatten(node.outputs)),
-                )
-
-
-def _check_functional(model: tf.keras.Model) -> None:
-    if not isinstance(model, tf.keras.Model):
-        raise UserError(
-            f"`model` must be a Keras model. Received: {type(model).__name__}. Fix: "
-            "load it with larq_nobn.saving.load_model."
-        )
-    if isinstance(model, tf.keras.Sequential) and not model.built:
-        raise UserError(
-            f"`model` must be built. Received: {model.name}, whose input shape is "
-            "unknown. Fix: call model.build(input_shape) or start with keras.Input."
-        )
-    # Keras's own mark of functional models; true for Sequential ones with an input.
-    if not getattr(model, "_is_graph_network", False):
-        raise UserError(
-            "`model` must be a functional or Sequential model, whose layers are known. "
-            f"Received: {model.name}, a subclassed {type(model).__name__}. Fix: build "
-            "it from keras.Input with the functional API."
-        )

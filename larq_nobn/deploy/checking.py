@@ -8,8 +8,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from larq_nobn._errors import UserError
+from larq_nobn._models import calls_of
 from larq_nobn.deploy.flatbuffer import Flatbuffer, Operator
-from larq_nobn.deploy.folding import check_model, layer_calls
+from larq_nobn.deploy.folding import check_model
 from larq_nobn.deploy.registry import scope_name
 from larq_nobn.deploy.runtime import Runner, check_images
 
@@ -162,11 +163,12 @@ class _TracedModel:
     def __init__(self, model: tf.keras.Model, names: list[str]):
         inputs, quantizers = {}, {}
         logits = model.outputs[0]
-        for layer, tensors, output in layer_calls(model):
+        for call in calls_of(model):
+            layer, tensors = call.layer, call.inputs
             if scope_name(layer) in names:
                 inputs[scope_name(layer)] = tensors[0]
                 quantizers[scope_name(layer)] = layer.input_quantizer
-            if output is logits and _is_activation(layer):
+            if call.outputs[0] is logits and _is_activation(layer):
                 logits = tensors[0]
                 break
         self._model = tf.keras.Model(model.inputs, [logits, *map(inputs.get, names)])
@@ -204,7 +206,7 @@ def _traced_file(model: tf.keras.Model, content: bytes) -> _TracedFile:
     file = Flatbuffer(content)
     operators = file.operators()
     producers = {out.index: op for op in operators for out in op.outputs}
-    known = {scope_name(layer) for layer, _, _ in layer_calls(model)}
+    known = {scope_name(call.layer) for call in calls_of(model)}
     signs = dict(_sign_inputs(operators, producers, known))
     logits = file.outputs[0].index
     if operators[-1].kind in _ACTIVATIONS:

@@ -1,11 +1,11 @@
 """A model as the smallest graph of the same arithmetic: walk it layer by layer."""
 
 from collections import Counter
-from collections.abc import Iterator
 
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
+from larq_nobn._models import calls_of, check_functional
 from larq_nobn.deploy import convolutions, rewrites  # noqa: F401  (they register)
 from larq_nobn.deploy.geometry import turn, window_of
 from larq_nobn.deploy.registry import Context, rewrite
@@ -66,40 +66,27 @@ class FoldedModel(tf.Module):
         context = Context(self.target, self.allow_float, turned)
         values = {id(self.model.inputs[0]): stream(turn(images) if turned else images)}
         uses = _uses(self.model)
-        for layer, inputs, output in layer_calls(self.model):
-            value = rewrite(layer, [values[id(x)] for x in inputs], context)
-            values[id(output)] = value.settled() if uses[id(output)] > 1 else value
+        for call in calls_of(self.model):
+            value = rewrite(call.layer, [values[id(x)] for x in call.inputs], context)
+            output = id(call.outputs[0])
+            values[output] = value.settled() if uses[output] > 1 else value
         result = values[id(self.model.outputs[0])].exact()
         self.binary_layers = context.binary_layers
         return turn(result) if turned and result.shape.rank == 4 else result
 
 
-def layer_calls(
-    model: tf.keras.Model,
-) -> Iterator[tuple[tf.keras.layers.Layer, list[tf.Tensor], tf.Tensor]]:
-    """Go through a functional model's layer calls, in the order of their execution.
-
-    Yields:
-        The layer, its inputs and its output.
-    """
-    for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
-        for node in nodes:
-            if not node.is_input:
-                outputs = tf.nest.flatten(node.outputs)
-                yield node.layer, tf.nest.flatten(node.keras_inputs), outputs[0]
-
-
 def _uses(model: tf.keras.Model) -> Counter:
-    uses = Counter(id(x) for _, inputs, _ in layer_calls(model) for x in inputs)
+    uses = Counter(id(x) for call in calls_of(model) for x in call.inputs)
     uses[id(model.outputs[0])] += 1
     return uses
 
 
 def _gains_by_turning(model: tf.keras.Model) -> bool:
     """Whether any window has a padding that TensorFlow only knows the other way up."""
-    for layer, inputs, _ in layer_calls(model):
+    for call in calls_of(model):
+        layer = call.layer
         if hasattr(layer, "strides") and hasattr(layer, "data_format"):
-            window = window_of(layer, tuple(inputs[0].shape[1:]))
+            window = window_of(layer, tuple(call.inputs[0].shape[1:]))
             if window.is_padded and not window.native and window.turned().native:
                 return True
     return False
@@ -112,23 +99,7 @@ def check_model(model: tf.keras.Model) -> None:
         UserError: If it is not a built functional model from one image of fixed size to
             one output.
     """
-    if not isinstance(model, tf.keras.Model):
-        raise UserError(
-            f"`model` must be a Keras model. Received: {type(model).__name__}. Fix: "
-            "load it with larq_nobn.saving.load_model."
-        )
-    if isinstance(model, tf.keras.Sequential) and not model.built:
-        raise UserError(
-            f"`model` must be built. Received: {model.name}, whose input shape is "
-            "unknown. Fix: call model.build(input_shape) or start with keras.Input."
-        )
-    # Keras's own mark of functional models; true for Sequential ones with an input.
-    if not getattr(model, "_is_graph_network", False):
-        raise UserError(
-            "`model` must be a functional or Sequential model, whose layers are known. "
-            f"Received: {model.name}, a subclassed {type(model).__name__}. Fix: build "
-            "it from keras.Input with the functional API."
-        )
+    check_functional(model)
     for kind, tensors in (("input", model.inputs), ("output", model.outputs)):
         if len(tensors) != 1:
             raise UserError(

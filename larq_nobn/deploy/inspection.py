@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn import layers
+from larq_nobn._models import calls_of
 from larq_nobn.deploy.flatbuffer import Flatbuffer, Operator, Tensor
-from larq_nobn.deploy.folding import layer_calls
 
 _keras = tf.keras.layers
 # The operators of each layer class before folding; kernels cost their magnitude and
@@ -225,16 +225,16 @@ def blocks_before(model: tf.keras.Model) -> dict[str, list[str]]:
         Dict from the names of blocks to sorted operators; what `Report.blocks` is to
         be compared with.
     """
-    calls = (layer for layer, _, _ in layer_calls(model))
-    return _by_block((layer.name, list(_unfolded(layer))) for layer in calls)
+    layers = (call.layer for call in calls_of(model))
+    return _by_block((layer.name, list(_unfolded(layer))) for layer in layers)
 
 
 def multiplications_before(model: tf.keras.Model) -> int:
     """Count a model's float multiplications outside of kernels, before folding."""
     return sum(
-        int(np.prod(output.shape[1:]))
-        * sum(kind in _MULTIPLYING for kind in _unfolded(layer))
-        for layer, _, output in layer_calls(model)
+        int(np.prod(call.outputs[0].shape[1:]))
+        * sum(kind in _MULTIPLYING for kind in _unfolded(call.layer))
+        for call in calls_of(model)
     )
 
 
