@@ -1,18 +1,26 @@
 """Whole models: saved in one move, loaded with the state that Keras leaves behind."""
 
+import contextlib
+import importlib.util
 import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
 
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+
 
 def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
     """Load a saved model like `tf.keras.models.load_model`, optimizer state included.
 
     Keras 2 does not restore the state of any optimizer from a SavedModel, nor from HDF5
-    that of an optimizer inside a `LossScaleOptimizer`; this does.
+    that of an optimizer inside a `LossScaleOptimizer`; this does. It also reads the
+    `.keras` files of TensorFlow 2.16 and newer in older ones.
 
     Args:
         path: A `.keras` file, an HDF5 file or a SavedModel folder.
@@ -36,8 +44,9 @@ def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
             f"Received: {path}, which does not exist. Fix: check the path."
         )
     try:
-        model = tf.keras.models.load_model(path, compile=compile)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with _of_this_keras(path) as file:
+            model = tf.keras.models.load_model(file, compile=compile)
+    except _UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise _unreadable(path, reason) from error
     if not isinstance(model, tf.keras.Model):
@@ -55,6 +64,27 @@ def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
     elif path.suffix != ".keras":
         _restore_from_hdf5(optimizer, path)
     return model
+
+
+@contextlib.contextmanager
+def _of_this_keras(path: Path) -> Iterator[Path]:
+    """A `.keras` file that says `tf_keras`, as one that says `keras`, if that is Keras.
+
+    Files name the modules of their classes. Keras 2 is `tf_keras` from TensorFlow 2.16
+    on; there the names of older files are understood, but not the other way round.
+    """
+    if importlib.util.find_spec("tf_keras") is not None or not zipfile.is_zipfile(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
+            for item in old.infolist():
+                content = old.read(item)
+                if item.filename == "config.json":
+                    content = content.replace(b'"tf_keras.', b'"keras.')
+                new.writestr(item, content)
+        yield copy
 
 
 def save_model(model: tf.keras.Model, path: str | os.PathLike) -> None:
