@@ -109,19 +109,18 @@ def matmul_step(settings):
     )
     size = 2048
     dtype = tf.float32 if settings["precision"] == "float32" else tf.bfloat16
-    a = tf.cast(tf.random.normal((size, size)), dtype)
-    multiply = tf.function(lambda a, n: _products(a, n))
+    # Scaled so that products of products keep their size.
+    a = tf.cast(tf.random.normal((size, size)) * size**-0.5, dtype)
     count = tf.constant(max(round(macs / size**3), 1))
 
-    return lambda: multiply(a, count).numpy()
+    @tf.function
+    def multiply(count):
+        product = a
+        for _ in tf.range(count):
+            product = tf.matmul(a, product)
+        return product[0, 0]
 
-
-def _products(a, n):
-    total = tf.constant(0.0)
-    for _ in tf.range(n):
-        total += tf.cast(tf.matmul(a, a + tf.cast(total, a.dtype))[0, 0], tf.float32)
-        total *= 0.0
-    return total
+    return lambda: multiply(count).numpy()
 
 
 STEPS = {
