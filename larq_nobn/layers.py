@@ -14,6 +14,7 @@ from larq_nobn.math import (
     scaled_add,
     scaled_weight_standardization,
 )
+from larq_nobn.quantizers import ScaledSign
 
 
 class _NamedWeights:
@@ -96,6 +97,33 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
             with tf.name_scope(quantizer.name):
                 quantizer.build(input_shape)
         super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
+        """Quantize and convolve.
+
+        At inference a binary convolution is of whole numbers, ±1 with ±1, and scaled
+        behind: exact, whatever the order of its sums, so that a sum of zero is one in
+        every runtime. In training the scale is in the kernel, which is faster.
+        """
+        quantizer = self.input_quantizer
+        self._in_whole_numbers = (
+            isinstance(training, bool | int | None)
+            and not training
+            and getattr(quantizer, "precision", 32) == 1
+            and isinstance(self.kernel_quantizer, ScaledSign)
+        )
+        return super().call(inputs)
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Convolve."""
+        if not self._in_whole_numbers:
+            return super().convolution_op(inputs, kernel)
+        kernel = tf.convert_to_tensor(kernel)
+        # The kernel is ±c in each output channel.
+        axes = list(range(kernel.shape.rank - 1))
+        magnitude = tf.reduce_max(tf.abs(kernel), axes)
+        signs = super().convolution_op(inputs, tf.cast(tf.sign(kernel), inputs.dtype))
+        return signs * tf.cast(magnitude, inputs.dtype)
 
     def _get_spatial_padding_same(self, shape):
         if not self._symmetric:
@@ -202,6 +230,9 @@ class ScaledWSConv2D(QuantConv2D):
 
     def convolution_op(self, inputs, kernel):
         """Convolve with the gain folded into the kernel."""
+        if self._in_whole_numbers:
+            outputs = super().convolution_op(inputs, kernel)
+            return outputs * tf.cast(tf.reshape(self.gain, [-1]), inputs.dtype)
         kernel = scale_channels(*map(tf.convert_to_tensor, (kernel, self.gain)))
         return super().convolution_op(inputs, tf.cast(kernel, inputs.dtype))
 

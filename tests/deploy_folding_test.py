@@ -25,8 +25,6 @@ BINARY_CONVOLUTIONS = {
 NETWORKS = [
     (name, norm) for name in zoo.list_models() for norm in zoo.FAMILIES[name].norms
 ]
-# Exact zeros in front of signs, decided by rounding; see the test of the ties.
-TIED = [("xnornet18", "free"), ("xnornet18", "none")]
 
 
 def assert_same(model, target="arm", count=2):
@@ -37,7 +35,7 @@ def assert_same(model, target="arm", count=2):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("name", "norm"), [n for n in NETWORKS if n not in TIED])
+@pytest.mark.parametrize(("name", "norm"), NETWORKS)
 def test_every_network_folds_exactly(name, norm):
     folded = assert_same(network(name, norm, width=4))
     assert len(set(folded.binary_layers)) == BINARY_CONVOLUTIONS[name]

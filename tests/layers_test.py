@@ -167,6 +167,29 @@ def test_scaled_ws_conv_is_larqs_in_every_other_respect():
     np.testing.assert_allclose(ours(x), keras(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("cls", [layers.QuantConv2D, layers.ScaledWSConv2D])
+def test_inference_is_of_whole_numbers(cls):
+    layer = cls(
+        6,
+        3,
+        padding="symmetric",
+        input_quantizer="approx_sign",
+        kernel_quantizer="scaled_sign",
+    )
+    images = tf.random.normal((2, 8, 8, 4))
+    layer.build(images.shape)
+    layer.kernel.assign(tf.random.normal(layer.kernel.shape))
+    if cls is layers.ScaledWSConv2D:
+        layer.gain.assign(tf.random.normal(layer.gain.shape))
+    inference, training = layer(images), layer(images, training=True)
+    np.testing.assert_allclose(inference, training, atol=1e-5)
+    assert np.any(inference == 0)
+    for channel in range(6):
+        values = np.unique(np.asarray(inference)[..., channel])
+        unit = np.abs(values[values != 0]).min()
+        np.testing.assert_allclose(values / unit, np.round(values / unit), rtol=1e-6)
+
+
 def test_scaled_ws_conv_starts_at_unit_variance():
     """The method's point: signs of any input in, unit variance out."""
     layer = ScaledWSConv2D(

@@ -157,7 +157,7 @@ def _binary(layer: Layer, value: Value, kernel: np.ndarray, context: Context) ->
             return stream(y).emit(scale, shift)
 
     shape = (*window.count, kernel.shape[-1])
-    return linear(emit, shape, scale=_magnitude(kernel))
+    return linear(emit, shape, scale=_magnitude(kernel), whole=True)
 
 
 def _padded_sign(
@@ -169,13 +169,12 @@ def _padded_sign(
     if not fill or (fill == 1 and window.native):
         # The converter knows ones behind the sign where `same` would pad.
         return window.pad(_sign(value, context), fill), "VALID"
-    x, _ = value.up_to_scale()
-    return _where_not_negative(window.pad(x, fill)), "VALID"
+    return _where_not_negative(window.pad(value.of_same_sign(), fill)), "VALID"
 
 
 def _sign(value: Value, context: Context) -> tf.Tensor:
     if value not in context.signs:
-        context.signs[value] = _where_not_negative(value.up_to_scale()[0])
+        context.signs[value] = _where_not_negative(value.of_same_sign())
     return context.signs[value]
 
 

@@ -29,6 +29,7 @@ class Value:
         offset: Pending summand, likewise.
         free_scale: Whether `a` costs no operator of its own.
         free_offset: Whether `b` costs no operator of its own.
+        whole: Whether the core is of whole numbers.
     """
 
     emit: Emit
@@ -37,6 +38,7 @@ class Value:
     offset: Numbers = 0.0
     free_scale: bool = False
     free_offset: bool = False
+    whole: bool = False
 
     def affine(self, scale: Numbers = 1.0, offset: Numbers = 0.0) -> "Value":
         """Return this value times `scale` plus `offset`."""
@@ -57,6 +59,16 @@ class Value:
         if self.free_scale or not np.all(np.greater(self.scale, 0)):
             return self.exact(), 1.0
         return self.emit(1.0, self.offset / self.scale), self.scale
+
+    def of_same_sign(self) -> tf.Tensor:
+        """Create the operators of a tensor with the value's signs, 0 counting as +1.
+
+        A whole number that is 0 is one in the model too; a half more than that keeps
+        the rounding of another runtime from making it negative.
+        """
+        if self.whole and not np.any(self.offset):
+            return self.emit(self.scale, np.abs(self.scale) / 2)
+        return self.up_to_scale()[0]
 
     def settled(self) -> "Value":
         """Create the operators that are needed in any case; leave pending what may be.
@@ -92,7 +104,12 @@ def stream(tensor: tf.Tensor) -> Value:
 
 
 def linear(
-    emit: Emit, shape: tuple[int, ...], *, scale: Numbers = 1.0, offset: Numbers = 0.0
+    emit: Emit,
+    shape: tuple[int, ...],
+    *,
+    scale: Numbers = 1.0,
+    offset: Numbers = 0.0,
+    whole: bool = False,
 ) -> Value:
     """Return the value of an operator that takes in scale and offset for free.
 
@@ -101,8 +118,11 @@ def linear(
         shape: Shape without the batch axis.
         scale: Pending factor.
         offset: Pending summand.
+        whole: As in `Value`.
     """
-    return Value(emit, shape, scale, offset, free_scale=True, free_offset=True)
+    return Value(
+        emit, shape, scale, offset, free_scale=True, free_offset=True, whole=whole
+    )
 
 
 def weighted_sum(values: Sequence[Value], factors: Sequence[float]) -> Value:
