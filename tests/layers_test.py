@@ -167,7 +167,7 @@ def test_scaled_ws_conv_is_larqs_in_every_other_respect():
     np.testing.assert_allclose(ours(x), keras(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("cls", [layers.QuantConv2D, layers.ScaledWSConv2D])
+@pytest.mark.parametrize("cls", [QuantConv2D, ScaledWSConv2D])
 def test_inference_is_of_whole_numbers(cls):
     layer = cls(
         6,
@@ -179,7 +179,7 @@ def test_inference_is_of_whole_numbers(cls):
     images = tf.random.normal((2, 8, 8, 4))
     layer.build(images.shape)
     layer.kernel.assign(tf.random.normal(layer.kernel.shape))
-    if cls is layers.ScaledWSConv2D:
+    if cls is ScaledWSConv2D:
         layer.gain.assign(tf.random.normal(layer.gain.shape))
     inference, training = layer(images), layer(images, training=True)
     np.testing.assert_allclose(inference, training, atol=1e-5)
