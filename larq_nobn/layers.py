@@ -116,14 +116,28 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Convolve."""
+        convolve = super().convolution_op
         if not self._in_whole_numbers:
-            return super().convolution_op(inputs, kernel)
-        kernel = tf.convert_to_tensor(kernel)
-        # The kernel is ±c in each output channel.
-        axes = list(range(kernel.shape.rank - 1))
-        magnitude = tf.reduce_max(tf.abs(kernel), axes)
-        signs = super().convolution_op(inputs, tf.cast(tf.sign(kernel), inputs.dtype))
-        return signs * tf.cast(magnitude, inputs.dtype)
+            return convolve(inputs, kernel)
+
+        padding = self.padding  # Larq puts in its own for the time of a call.
+
+        @tf.custom_gradient
+        def _call(inputs, kernel):
+            def grad(dy):
+                with tf.GradientTape() as tape:
+                    tape.watch([inputs, kernel])
+                    with lq.utils.patch_object(self, "padding", padding):
+                        outputs = convolve(inputs, kernel)
+                return tape.gradient(outputs, [inputs, kernel], dy)
+
+            # The kernel is ±c in each output channel.
+            magnitude = tf.reduce_max(
+                tf.abs(kernel), list(range(kernel.shape.rank - 1))
+            )
+            return convolve(inputs, tf.sign(kernel)) * magnitude, grad
+
+        return _call(inputs, tf.convert_to_tensor(kernel))
 
     def _get_spatial_padding_same(self, shape):
         if not self._symmetric:
@@ -230,9 +244,6 @@ class ScaledWSConv2D(QuantConv2D):
 
     def convolution_op(self, inputs, kernel):
         """Convolve with the gain folded into the kernel."""
-        if self._in_whole_numbers:
-            outputs = super().convolution_op(inputs, kernel)
-            return outputs * tf.cast(tf.reshape(self.gain, [-1]), inputs.dtype)
         kernel = scale_channels(*map(tf.convert_to_tensor, (kernel, self.gain)))
         return super().convolution_op(inputs, tf.cast(kernel, inputs.dtype))
 
