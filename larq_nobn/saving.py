@@ -20,7 +20,8 @@ def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
 
     Keras 2 does not restore the state of any optimizer from a SavedModel, nor from HDF5
     that of an optimizer inside a `LossScaleOptimizer`; this does. It also reads the
-    `.keras` files of TensorFlow 2.16 and newer in older ones.
+    `.keras` files of TensorFlow 2.16 and newer in older ones, and knows larq-zoo's own
+    objects.
 
     Args:
         path: A `.keras` file, an HDF5 file or a SavedModel folder.
@@ -37,6 +38,8 @@ def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
         >>> model = larq_nobn.saving.load_model("run/model")
         >>> model.fit(images, labels)  # goes on where it stopped
     """
+    import larq_zoo  # noqa: F401  (registers what its networks are made of)
+
     path = Path(path)
     if not path.exists():
         raise UserError(

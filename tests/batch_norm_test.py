@@ -1,5 +1,8 @@
 """Batch norm taken out of networks that are not the zoo's."""
 
+import subprocess
+import sys
+
 import larq as lq
 import larq_zoo
 import numpy as np
@@ -391,6 +394,18 @@ def test_command(tmp_path, capsys, mode):
     assert not any(map(is_batch_norm, twin.layers))
     printed = capsys.readouterr().out
     assert ("ScaledWSConv2D" in printed) == (mode == "free")
+
+
+@pytest.mark.filterwarnings("ignore:The `keras.initializers.serialize")
+def test_command_knows_larq_zoos_objects(tmp_path):
+    """In a process that did not import larq-zoo by itself."""
+    model = sota.QuickNet(weights=None, num_classes=10, input_shape=(64, 64, 3))
+    model.save(tmp_path / "model.keras")
+    command = [sys.executable, "-m", "larq_nobn", "remove-bn", "--mode", "fold"]
+    paths = [str(tmp_path / "model.keras"), "--out", str(tmp_path / "folded.keras")]
+    result = subprocess.run([*command, *paths], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "folded.keras").exists()
 
 
 def test_command_takes_keras_files_only(tmp_path, capsys):

@@ -11,9 +11,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+
+import larq_nobn  # isort: skip  (first: keras_tuner takes the Keras that it selects)
+import keras_tuner
 import tensorflow as tf
 
-import larq_nobn
 from larq_nobn import UserError, _compat, zoo
 from larq_nobn.cli import main
 from larq_nobn.optimizers import AdaptiveGradientClipping, CoupledWeightDecay
@@ -24,8 +26,6 @@ from larq_nobn.tuning.searching import _Draw, _oracle, _quiet
 from larq_nobn.tuning.space import PARAMETERS, recipe_settings
 from larq_nobn.zoo.models import FAMILIES, ResNet
 from larq_nobn.zoo.weights import named_weights
-
-keras_tuner = pytest.importorskip("keras_tuner")
 
 TESTS = Path(__file__).parent
 DIGITS = {"input_shape": (8, 8, 1), "num_classes": 10}
