@@ -12,6 +12,7 @@ from larq_nobn import UserError, deploy, layers, zoo
 from larq_nobn.deploy import conversion
 from larq_nobn.deploy.checking import ensure_explained
 from larq_nobn.deploy.compaction import compact
+from larq_nobn.deploy.convolutions import _well_rounded
 from larq_nobn.deploy.flatbuffer import Flatbuffer
 
 SIGN = {"input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign"}
@@ -249,7 +250,7 @@ def test_check_traces_flipped_signs(exported):
     ensure_explained(result)
 
 
-@pytest.mark.parametrize("norm", ["free", "none"])
+@pytest.mark.parametrize("norm", ["free", "batch", "none"])
 def test_sums_of_zero_count_as_positive_everywhere(norm):
     """XNOR-Net without batch norm: binary sums that are 0, right in front of a sign."""
     model = network("xnornet18", norm)
@@ -261,6 +262,40 @@ def test_sums_of_zero_count_as_positive_everywhere(norm):
     assert result.median < 1e-4
     first = [flips for flips in result.flips if flips.layer.endswith("conv2")]
     assert not any(flips.first for flips in first)
+
+
+def test_signs_of_normalized_sums_are_exact():
+    """Thresholds nearer to a whole number than a sum in float32 can place them."""
+    norm = tf.keras.layers.BatchNormalization()
+    model = functional(
+        layers.QuantConv2D(16, 3, **SIGN, use_bias=False),
+        norm,
+        lq.layers.QuantConv2D(8, 1, **SIGN, use_bias=False),
+        shape=(8, 8, 33),
+    )
+    # Sums of 9 * 33 signs are odd; 3 is behind its threshold, or in front of it.
+    signs = np.where(np.arange(16) % 2, 1.0, -1.0)
+    norm.moving_mean.assign(3 - 2e-6 * signs)
+    norm.beta.assign(np.zeros(16))
+    norm.gamma.assign(np.linspace(0.1, 1.7, 16) * np.repeat([1, -1], 8))
+    images = images_for(model, 16)
+    result = deploy.Runner(deploy.convert(model)).predict(images)
+    np.testing.assert_array_equal(result, model(images))
+
+
+def test_multipliers_that_round_well():
+    rng = np.random.default_rng(0)
+    scale, shift = rng.uniform(0.001, 1, 1000), rng.normal(size=1000)
+
+    def error(multiplier):
+        multiplier, bias = np.float32(multiplier), np.float32(shift)
+        bracket = np.float32(4608) * multiplier + bias
+        exact = 4608 * multiplier.astype(float) + bias
+        return np.abs(bracket - exact)
+
+    chosen = _well_rounded(scale, shift, 4608)
+    np.testing.assert_allclose(chosen, scale, rtol=2.0**-21)
+    assert error(chosen).mean() < error(scale).mean() / 3
 
 
 # ---------------------------------------------------------------- smaller kernels

@@ -14,7 +14,8 @@ from larq_nobn.deploy.folding import check_model
 from larq_nobn.deploy.registry import scope_name
 from larq_nobn.deploy.runtime import Runner, check_images
 
-# A logit may deviate by this much of the largest logit before it has to be explained.
+# A logit may deviate by this much of the largest logit before it has to be explained,
+# by a flipped sign or by this much of the numbers that cancel in it.
 TOLERANCE = 1e-5
 # A sign may flip on rounding where its input is this small against the layer's others.
 ROUNDING = 1e-5
@@ -53,7 +54,9 @@ class Check:
         largest: The largest of them.
         agreement: Share of images of which both name the same class.
         deviating: Images that deviate by more than `TOLERANCE`.
-        unexplained: Those of them that no sign flipped on rounding explains.
+        unexplained: Those of them that rounding does not explain: no sign flipped on
+            it, and the deviation is more than `TOLERANCE` of what the classifier adds
+            up (of the largest sum of the sizes of a logit's summands).
         flips: Per binary layer, in order.
     """
 
@@ -82,7 +85,8 @@ class Check:
             (
                 f"{self.deviating} images deviate by more than {TOLERANCE:.0e}, "
                 f"{self.deviating - self.unexplained} of them because a sign flipped "
-                f"on rounding, {self.unexplained} unexplained"
+                "on rounding or the summands of the logits cancel, "
+                f"{self.unexplained} unexplained"
             ),
         ]
         for flips in self.flips:
@@ -134,10 +138,11 @@ def check(
         starts, "batches of 8", disable=None if progress else True, leave=False
     ):
         batch = images[start : start + 8]
-        logits, inputs = theirs.run(batch)
+        logits, sizes, inputs = theirs.run(batch)
         for i in range(len(batch)):
             our_logits, our_inputs = ours.run(batch[i : i + 1])
-            tally.add(our_logits, logits[i], our_inputs, [x[i] for x in inputs])
+            their_inputs = [x[i] for x in inputs]
+            tally.add(our_logits, logits[i], sizes[i], our_inputs, their_inputs)
     return tally.result()
 
 
@@ -171,13 +176,25 @@ class _TracedModel:
             if call.outputs[0] is logits and _is_activation(layer):
                 logits = tensors[0]
                 break
-        self._model = tf.keras.Model(model.inputs, [logits, *map(inputs.get, names)])
+        producers = {id(call.outputs[0]): call for call in calls_of(model)}
+        classifier = producers[id(logits)]
+        self._dense = None
+        if isinstance(classifier.layer, tf.keras.layers.Dense):
+            self._dense = classifier.layer
+        outputs = [logits, classifier.inputs[0], *map(inputs.get, names)]
+        self._model = tf.keras.Model(model.inputs, outputs)
         self._biases = [getattr(quantizers[name], "bias", 0.0) for name in names]
 
-    def run(self, images: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        logits, *inputs = self._model(images, training=False)
+    def run(
+        self, images: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Return logits, the sums of the sizes of their summands, and sign inputs."""
+        logits, features, *inputs = self._model(images, training=False)
+        sizes = tf.abs(logits)
+        if self._dense is not None:
+            sizes = tf.abs(features) @ tf.abs(self._dense.kernel)
         pairs = zip(inputs, self._biases, strict=True)
-        return logits.numpy(), [(x + bias).numpy() for x, bias in pairs]
+        return logits.numpy(), sizes.numpy(), [(x + bias).numpy() for x, bias in pairs]
 
 
 def _is_activation(layer: tf.keras.layers.Layer) -> bool:
@@ -242,7 +259,7 @@ class _Tally:
         self._agreeing = 0
         self._unexplained = 0
 
-    def add(self, ours, theirs, our_inputs, their_inputs) -> None:
+    def add(self, ours, theirs, sizes, our_inputs, their_inputs) -> None:
         """Compare one image: logits, and what goes into each layer's signs."""
         flips = [
             (a >= 0) != (b >= 0) for a, b in zip(our_inputs, their_inputs, strict=True)
@@ -261,8 +278,9 @@ class _Tally:
         self._deviations.append(deviation)
         self._agreeing += ours.argmax() == theirs.argmax()
         on_rounding = first is not None and relative <= ROUNDING
+        tolerance = TOLERANCE * max(1.0, sizes.max() / largest)
         # Written so that a deviation of NaN counts.
-        self._unexplained += not (deviation <= TOLERANCE or on_rounding)
+        self._unexplained += not (deviation <= tolerance or on_rounding)
 
     def result(self) -> Check:
         deviations = np.array(self._deviations)

@@ -154,10 +154,32 @@ def _binary(layer: Layer, value: Value, kernel: np.ndarray, context: Context) ->
                 # As a difference from a constant: a sum with one is taken for a bias
                 # per channel by the converter, whatever its shape.
                 return constant(shift - correction * scale, x) - y * constant(-scale, x)
+            if target.binary and y.dtype == tf.float32:
+                scale = _well_rounded(scale, shift, kernel[..., 0].size)
             return stream(y).emit(scale, shift)
 
     shape = (*window.count, kernel.shape[-1])
     return linear(emit, shape, scale=_magnitude(kernel), whole=True)
+
+
+def _well_rounded(
+    scale: np.ndarray | float, shift: np.ndarray | float, taps: int
+) -> np.ndarray:
+    """Choose multipliers next to given ones with which rounding errs least.
+
+    From a count p of unequal bits, Larq Compute Engine computes
+    (taps * scale + shift) - p * (2 * scale). The bracket is much larger than the result
+    and rounded to float32: an error that all outputs of a channel share, and that
+    multipliers which differ in the last bits do not have.
+    """
+    candidates = np.multiply.outer(1 + np.arange(-4, 5) * 2.0**-24, scale)
+    candidates = candidates.astype(np.float32)
+    bracket = np.float32(taps) * candidates + np.float32(shift)
+    wide = candidates.astype(np.float64)
+    error = np.abs(bracket - (taps * wide + np.float32(shift)))
+    error += np.abs(wide - scale) * np.sqrt(taps)
+    best = np.expand_dims(np.argmin(error, 0), 0)
+    return np.take_along_axis(candidates, best, 0)[0]
 
 
 def _padded_sign(

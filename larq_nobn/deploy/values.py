@@ -15,6 +15,8 @@ import tensorflow as tf
 # Per channel, or one number for all of them.
 Numbers = np.ndarray | float
 Emit = Callable[[Numbers, Numbers], tf.Tensor]
+# More than any binary convolution adds up to; float32 has halves up to twice it.
+_MANY = 2.0**21
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +65,18 @@ class Value:
     def of_same_sign(self) -> tf.Tensor:
         """Create the operators of a tensor with the value's signs, 0 counting as +1.
 
-        A whole number that is 0 is one in the model too; a half more than that keeps
-        the rounding of another runtime from making it negative.
+        Of whole numbers n, s * n + t is not negative exactly where
+        sign(s) * n + floor(t / |s|) + 1/2 is positive. That is exact in float32 and
+        never 0, so that no rounding of another runtime moves the threshold.
         """
-        if self.whole and not np.any(self.offset):
-            return self.emit(self.scale, np.abs(self.scale) / 2)
-        return self.up_to_scale()[0]
+        if not self.whole:
+            return self.up_to_scale()[0]
+        scale = np.asarray(self.scale, np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            steps = np.floor(self.offset / np.abs(scale))
+        never_or_always = np.where(np.less(self.offset, 0), -_MANY, _MANY)
+        steps = np.where(scale == 0, never_or_always, np.clip(steps, -_MANY, _MANY))
+        return self.emit(np.sign(scale), steps + 0.5)
 
     def settled(self) -> "Value":
         """Create the operators that are needed in any case; leave pending what may be.
