@@ -47,6 +47,15 @@ def test_batches_depend_on_seed_and_epoch_alone(digits):
     assert (first(1, 3)[0] != once[0]).any()
 
 
+@pytest.mark.parametrize("mixup", [0.0, 0.2])
+def test_an_epoch_goes_on_in_its_middle(digits, mixup):
+    whole = list(digits.train_batches(500, 0, 3, mixup=mixup))
+    rest = list(digits.train_batches(500, 0, 3, mixup=mixup, start=1))
+    assert len(rest) == len(whole) - 1
+    for images, expected in zip(rest[0], whole[1], strict=True):
+        np.testing.assert_array_equal(images, expected)
+
+
 def test_an_epoch_sees_every_image_once(random_images):
     # A label of its own for each image, by its mean.
     images = in_memory(random_images)
@@ -171,6 +180,11 @@ def test_imagenet_from_class_folders(imagenet_folder):
     assert sorted(labels.numpy().argmax(axis=1)) == [0, 1, 2]
     again, _ = next(iter(images.train_batches(3, 0, 0)))
     np.testing.assert_array_equal(batch, again)
+    # The middle of an epoch, mixed too.
+    for mixup in (0.0, 0.2):
+        *_, last = images.train_batches(1, 0, 0, mixup=mixup)
+        rest, _ = next(iter(images.train_batches(1, 0, 0, mixup=mixup, start=2)))
+        np.testing.assert_array_equal(rest, last[0])
     other, _ = next(iter(images.train_batches(3, 0, 1)))
     assert (other.numpy() != batch.numpy()).any()
     batch, labels = next(iter(images.test_batches(8)))

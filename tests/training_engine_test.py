@@ -98,20 +98,43 @@ def test_the_saved_model_gives_the_reported_accuracy(finished):
     "kill_at",
     # An epoch writes arrays, description and two histories, the run its settings
     # first. Early: in the first epoch, then in its arrays. Late: in the description of
-    # the first checkpoint of step 2, then in the middle of its epoch.
-    [["batch:3", "write:1"], ["write:15", "batch:4"]],
-    ids=["early", "late"],
+    # the first checkpoint of step 2, then in the middle of its epoch. Within epochs,
+    # with two files a batch: behind the second batch of the second epoch, then in the
+    # description of the first batch of step 2.
+    [
+        ["batch:3", "write:1"],
+        ["write:15", "batch:4"],
+        ["batch:8", "write:22", "--checkpoint-minutes=0"],
+    ],
+    ids=["early", "late", "within"],
 )
 def test_killed_runs_end_like_the_others(finished, tmp_path, kill_at):
     out = tmp_path / "run"
-    for place in kill_at:
-        killed = run(out, "--resume", KILL_AT=place)
+    *places, option = kill_at if len(kill_at) == 3 else [*kill_at, "--resume"]
+    done = []
+    for place in places:
+        killed = run(out, "--resume", option, KILL_AT=place)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert not (out / "result.json").exists()
-    resumed = run(out, "--resume")
+        checkpoint = load_latest(out / "checkpoints")
+        done.append(checkpoint and [checkpoint.meta[k] for k in ("epoch", "batch")])
+    if option != "--resume":
+        assert done == [[1, 2], [3, 0]]
+    resumed = run(out, "--resume", option)
     assert resumed.returncode == 0, resumed.stderr
     assert result_of(out)["weights_sha256"] == result_of(finished)["weights_sha256"]
+    assert without_times(out) == without_times(finished)
     assert not list(out.rglob("*.tmp*"))
+
+
+def without_times(out):
+    history = json.loads((out / "history.json").read_text())
+    return [{**row, "seconds": 0} for step in history for row in history[step]]
+
+
+def test_checkpoint_minutes_are_not_negative(recipe, tmp_path):
+    with pytest.raises(UserError, match="must be 0 or more. Received: -1"):
+        train(recipe, tmp_path, checkpoint_minutes=-1)
 
 
 def test_step_1_may_be_skipped(recipe, tmp_path, capsys):
@@ -290,7 +313,7 @@ class TestCheckpoint:
         for number in range(1, 5):
             self.save(tmp_path, number)
         files = sorted(path.name for path in tmp_path.iterdir())
-        expected = ["000003.json", "000003.npz", "000004.json", "000004.npz"]
+        expected = ["00000003.json", "00000003.npz", "00000004.json", "00000004.npz"]
         assert files == expected
         assert load_latest(tmp_path).meta == {"step": 4}
 
@@ -298,7 +321,7 @@ class TestCheckpoint:
     def test_damage_falls_back_and_is_said(self, tmp_path, capsys, damage):
         self.save(tmp_path, 1)
         self.save(tmp_path, 2)
-        path = tmp_path / "000002.npz"
+        path = tmp_path / "00000002.npz"
         content = bytearray(path.read_bytes())
         if damage == "flip":
             content[-40] ^= 1
@@ -311,7 +334,7 @@ class TestCheckpoint:
             path.with_suffix(".json").write_text('{"step"')
         loaded = load_latest(tmp_path)
         np.testing.assert_array_equal(loaded.arrays["a"], np.ones(5))
-        assert "checkpoint 000002" in capsys.readouterr().err
+        assert "checkpoint 00000002" in capsys.readouterr().err
 
     def test_none(self, tmp_path):
         assert load_latest(tmp_path) is None

@@ -45,6 +45,13 @@ def add_arguments(parser) -> None:
         help="train on all devices of this machine, or on the workers in TF_CONFIG",
     )
     parser.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=10.0,
+        metavar="MINUTES",
+        help="how often to save within an epoch (default: every 10 minutes)",
+    )
+    parser.add_argument(
         "--trace",
         action="store_true",
         help="record clipping per layer and variance per block, once an epoch",
@@ -62,6 +69,7 @@ def run(args) -> None:
         resume=args.resume,
         distribute=args.distribute,
         trace=args.trace,
+        checkpoint_minutes=args.checkpoint_minutes,
     )
     top1 = result["top1"]
     skipped = top1["step1"] is None

@@ -18,7 +18,7 @@ KEEP = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run after a number of epochs.
+    """The state of a run.
 
     Attributes:
         arrays: Weights and optimizer state by name.
@@ -44,16 +44,21 @@ def save_checkpoint(folder: Path, number: int, checkpoint: Checkpoint) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **checkpoint.arrays)
     content = buffer.getvalue()
-    arrays = folder / f"{number:06d}.npz"
+    arrays = folder / f"{number:08d}.npz"
     write_atomically(arrays, content)
     digest = hashlib.sha256(content).hexdigest()
     # The description comes last: a checkpoint without one does not exist.
     write_json(
         arrays.with_suffix(".json"), {**checkpoint.meta, "arrays_sha256": digest}
     )
-    for old in sorted(folder.glob("*.json"))[:-KEEP]:
+    for old in _descriptions(folder)[:-KEEP]:
         old.unlink()
         old.with_suffix(".npz").unlink(missing_ok=True)
+
+
+def _descriptions(folder: Path) -> list[Path]:
+    """The checkpoints' descriptions, the newest last."""
+    return sorted(folder.glob("[0-9]*.json"), key=lambda path: int(path.stem))
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
@@ -65,7 +70,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
     Returns:
         The checkpoint, or `None` if there is none.
     """
-    for description in sorted(folder.glob("*.json"), reverse=True):
+    for description in reversed(_descriptions(folder)):
         try:
             meta = json.loads(description.read_text())
             path = description.with_suffix(".npz")

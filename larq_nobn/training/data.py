@@ -180,6 +180,7 @@ def train_batches(
     padding: str = "zero",
     mixup: float = 0.0,
     cutmix: float = 0.0,
+    start: int = 0,
 ) -> tf.data.Dataset:
     """One epoch of shuffled, augmented and normalized training batches.
 
@@ -192,6 +193,7 @@ def train_batches(
             `"reflect"`.
         mixup: As in `mix`.
         cutmix: As in `mix`.
+        start: Leave out so many batches, which costs nothing.
 
     Returns:
         Batches `(images, labels)`: float32 of shape `(batch_size, height, width,
@@ -218,6 +220,7 @@ def train_batches(
     steps = tf.data.Dataset.range(len(order) // batch_size)
     return (
         tf.data.Dataset.zip((indices, steps))
+        .skip(start)
         .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(tf.data.AUTOTUNE)
     )

@@ -41,6 +41,7 @@ def train(
     distribute: str | None = None,
     trace: bool = False,
     images: data.Images | None = None,
+    checkpoint_minutes: float = 10.0,
 ) -> dict[str, Any]:
     """Run a recipe: step 1 with real weights, step 2 from its best ones, binary.
 
@@ -59,6 +60,8 @@ def train(
             the activations' variance behind each block, to `traces.json` and
             TensorBoard.
         images: What to train and test on in place of the recipe's data set.
+        checkpoint_minutes: Write a checkpoint every so many minutes, besides the one
+            after each epoch. Several machines write the latter only.
 
     Returns:
         The content of `result.json`.
@@ -68,6 +71,11 @@ def train(
             the training diverged.
         OSError: If the folder cannot be written; the last checkpoint stays.
     """
+    if not checkpoint_minutes >= 0:
+        raise UserError(
+            "`checkpoint_minutes` must be 0 or more. Received: "
+            f"{checkpoint_minutes}. Fix: 10 is the default, 0 saves after each batch."
+        )
     strategy = make_strategy(distribute, recipe.batch_size)
     with RunFolder(Path(out), recipe, resume, is_chief(strategy)) as folder:
         if resume and (result := folder.result()):
@@ -75,7 +83,10 @@ def train(
         if images is None:
             images = data.load_images(recipe.dataset, data_dir, recipe.limit)
         with watch_workers(strategy):
-            return _Run(recipe, folder, images, strategy, verbose, trace).run()
+            run = _Run(recipe, folder, images, strategy, verbose, trace)
+            if distribute != "multiworker":
+                run.checkpoint_seconds = 60 * checkpoint_minutes
+            return run.run()
 
 
 def make_optimizer(
@@ -141,10 +152,12 @@ def decayed_variables(model: tf.keras.Model) -> list[tf.Variable]:
 
 @dataclasses.dataclass
 class _State:
-    """Where a run stands. `step` and `epoch` count what is done."""
+    """Where a run stands. `step`, `epoch` and `batch` count what is done."""
 
     step: int = 0
     epoch: int = 0
+    batch: int = 0
+    batch_seconds: float = 0.0
     seconds: float = 0.0
     history: dict[str, list[dict[str, float]]] = dataclasses.field(
         default_factory=lambda: {step: [] for step in STEPS}
@@ -187,7 +200,10 @@ def build_trainer(
         ),
         metrics=[tf.keras.metrics.CategoricalAccuracy(name="accuracy")],
     )
+    # Built now, they are traced once, and a checkpoint can be restored into them.
     model.optimizer.build(model.trainable_variables)
+    model.compiled_loss.build(model.outputs[0])
+    model.compiled_metrics.build(model.outputs[0], model.outputs[0])
     return model
 
 
@@ -221,8 +237,10 @@ class _Run:
         self.images = images
         self.strategy = strategy
         self.trace = trace
+        self.checkpoint_seconds = math.inf
         self.state = _State()
         self.best: dict[str, np.ndarray] = {}
+        self.metrics: dict[str, np.ndarray] = {}
         self.test = shard(images.test_batches(4 * recipe.batch_size))
         self.teacher = None
         if recipe.teacher is not None:
@@ -278,8 +296,8 @@ class _Run:
 
     def _epoch(self, model: tf.keras.Model, index: int) -> None:
         recipe, state, step = self.recipe, self.state, STEPS[index]
-        started = time.monotonic()
-        epoch = state.epoch
+        epoch, start = state.epoch, state.batch
+        started = time.monotonic() - state.batch_seconds
         rate = recipe.learning_rate_at(epoch, step)
         model.optimizer.learning_rate = rate
         # Every epoch of the run has its own order and augmentation.
@@ -290,13 +308,18 @@ class _Run:
             recipe.padding,
             recipe.mixup,
             recipe.cutmix,
+            start,
         )
         epochs = recipe.epochs_of(step)
         where = f"{step}, epoch {epoch + 1} of {epochs}"
         self.progress.where = f"step {index + 1}/2 epoch {epoch + 1}/{epochs}"
         fit = model.fit(
             shard(batches),
-            callbacks=[self.progress, _StopOnNaN(where, self.folder.checkpoints)],
+            callbacks=[
+                self.progress,
+                _StopOnNaN(where, start, self.folder.checkpoints),
+                _SaveWithinEpoch(self, index, started),
+            ],
             verbose=0,
         )
         with model.averaged():
@@ -307,6 +330,7 @@ class _Run:
                 self._remember(model)
         seconds = time.monotonic() - started
         state.epoch += 1
+        state.batch, state.batch_seconds = 0, 0.0
         state.seconds += seconds
         state.history[step].append(
             {
@@ -321,7 +345,8 @@ class _Run:
         )
         if self.trace:
             self._record_traces(model, step)
-        self._save(model, index)
+        self.save(model, index)
+        self.folder.write_history(state.history, state.traces)
 
     def _remember(self, model: tf.keras.Model) -> None:
         self.best = {name: v.numpy() for name, v in named_weights(model).items()}
@@ -335,15 +360,19 @@ class _Run:
         traces["blocks"] = signal_propagation(model, images)
         self.state.traces[step].append(traces)
 
-    def _save(self, model: tf.keras.Model, index: int) -> None:
+    def save(self, model: tf.keras.Model, index: int) -> None:
+        """Write a checkpoint."""
         arrays = {f"model/{k}": v.numpy() for k, v in named_weights(model).items()}
         arrays |= {f"best/{name}": value for name, value in self.best.items()}
         variables = self._optimizer_variables(model)
         arrays |= {f"optimizer/{name}": v.numpy() for name, v in variables.items()}
-        number = self._epochs_before(index) + self.state.epoch
+        if self.state.batch:
+            variables = _metric_variables(model)
+            arrays |= {f"metrics/{name}": v.numpy() for name, v in variables.items()}
+        epochs = self._epochs_before(index) + self.state.epoch
+        number = epochs * self.steps_per_epoch + self.state.batch
         meta = dataclasses.asdict(self.state)
         self.folder.save_checkpoint(number, Checkpoint(arrays, meta))
-        self.folder.write_history(self.state.history, self.state.traces)
 
     @staticmethod
     def _optimizer_variables(model: "Trainer") -> dict[str, tf.Variable]:
@@ -363,6 +392,7 @@ class _Run:
         assign_checked(named_weights(model), part("model/"), "The checkpoint")
         variables = self._optimizer_variables(model)
         assign_checked(variables, part("optimizer/"), "The checkpoint's optimizer")
+        self.metrics = part("metrics/")
 
     def _finish(self, model: tf.keras.Model) -> dict[str, Any]:
         recipe, history = self.recipe, self.state.history
@@ -392,7 +422,8 @@ class _Run:
         )
 
     def _images_done(self) -> int:
-        return self._images_in(self._epochs_before(self.state.step) + self.state.epoch)
+        epochs = self._epochs_before(self.state.step) + self.state.epoch
+        return self._images_in(epochs) + self.state.batch * self.recipe.batch_size
 
     def _images_in(self, epochs: int) -> int:
         return epochs * self.steps_per_epoch * self.recipe.batch_size
@@ -413,9 +444,10 @@ class DivergedError(UserError):
 class _StopOnNaN(tf.keras.callbacks.Callback):
     """Stop at the first batch whose mean loss is not finite."""
 
-    def __init__(self, where: str, checkpoints: Path):
+    def __init__(self, where: str, start: int, checkpoints: Path):
         super().__init__()
         self.where = where
+        self.start = start
         self.checkpoints = checkpoints
 
     def on_train_batch_end(self, batch, logs=None):
@@ -423,7 +455,47 @@ class _StopOnNaN(tf.keras.callbacks.Callback):
         if not math.isfinite(logs["loss"]):
             raise DivergedError(
                 f"The loss must stay finite. Received: {logs['loss']} in {self.where}, "
-                f"batch {batch + 1}. The last good checkpoint is kept in "
+                f"batch {self.start + batch + 1}. The last good checkpoint is kept in "
                 f"{self.checkpoints}. Fix: start again with a smaller learning_rate or "
                 "clip_factor."
             )
+
+
+class _SaveWithinEpoch(tf.keras.callbacks.Callback):
+    """Write checkpoints between batches, and go on with the metrics of a restored one.
+
+    Args:
+        run: The run.
+        index: Number of its step.
+        started: When the epoch started.
+    """
+
+    def __init__(self, run: _Run, index: int, started: float):
+        super().__init__()
+        self.run = run
+        self.index = index
+        self.started = started
+        self.start = run.state.batch
+        self.saved = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Restore the metrics, which Keras has just reset."""
+        if self.run.metrics:
+            variables = _metric_variables(self.model)
+            assign_checked(variables, self.run.metrics, "The checkpoint's metrics")
+            self.run.metrics = {}
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Write a checkpoint if it is time."""
+        state, done = self.run.state, self.start + batch + 1
+        now = time.monotonic()
+        is_due = now - self.saved >= self.run.checkpoint_seconds
+        if is_due and done < self.run.steps_per_epoch:
+            state.batch, state.batch_seconds = done, now - self.started
+            self.run.save(self.model, self.index)
+            self.saved = time.monotonic()
+
+
+def _metric_variables(model: tf.keras.Model) -> dict[str, tf.Variable]:
+    variables = [v for metric in model.metrics for v in metric.variables]
+    return {str(i): variable for i, variable in enumerate(variables)}

@@ -53,6 +53,7 @@ class ImageNet:
         padding: str = "zero",
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        start: int = 0,
     ) -> tf.data.Dataset:
         """One epoch; arguments and result as in `data.train_batches`.
 
@@ -71,11 +72,11 @@ class ImageNet:
             return data.mix(*item, random, mixup, cutmix)
 
         order = int(np.random.default_rng([seed, epoch]).integers(2**31))
-        examples = self.train(order).enumerate()
+        examples = self.train(order).enumerate().skip(start * batch_size)
         examples = examples.map(decode, tf.data.AUTOTUNE, deterministic=True)
         batches = examples.batch(batch_size, drop_remainder=True)
         if mixup or cutmix:
-            batches = batches.enumerate().map(mixed)
+            batches = batches.enumerate(start).map(mixed)
         return batches.prefetch(tf.data.AUTOTUNE)
 
     def test_batches(self, batch_size: int) -> tf.data.Dataset:
