@@ -5,14 +5,17 @@ from collections.abc import Sequence
 import larq as lq
 import tensorflow as tf
 
+from larq_nobn._convolution import conv2d, is_worthwhile
 from larq_nobn._registration import register
 from larq_nobn.constraints import check_gamma_and_eps
 from larq_nobn.math import (
+    multiply,
     round_straight_through,
     rprelu,
     scale_channels,
     scaled_add,
     scaled_weight_standardization,
+    shift_channels,
 )
 from larq_nobn.quantizers import ScaledSign
 
@@ -118,6 +121,9 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
         """Convolve."""
         convolve = super().convolution_op
         if not self._in_whole_numbers:
+            if self._suits_cpu(inputs, kernel):
+                kernel = tf.convert_to_tensor(kernel)
+                return conv2d(inputs, kernel, self.strides, self.padding.upper())
             return convolve(inputs, kernel)
 
         padding = self.padding  # Larq puts in its own for the time of a call.
@@ -138,6 +144,13 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
             return convolve(inputs, tf.sign(kernel)) * magnitude, grad
 
         return _call(inputs, tf.convert_to_tensor(kernel))
+
+    def _suits_cpu(self, inputs: tf.Tensor, kernel: tf.Tensor) -> bool:
+        return (
+            (self.groups, *self.dilation_rate) == (1, 1, 1)
+            and self.data_format == "channels_last"
+            and is_worthwhile(inputs.shape, kernel.shape, self.strides, inputs.dtype)
+        )
 
     def _get_spatial_padding_same(self, shape):
         if not self._symmetric:
@@ -278,7 +291,7 @@ class LearnableBias(_NamedWeights, tf.keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Add the shift."""
-        return tf.nn.bias_add(inputs, self.bias)  # its gradient is the faster one
+        return shift_channels(inputs, tf.convert_to_tensor(self.bias))
 
     def compute_output_shape(self, input_shape):
         """The shape stays."""
@@ -346,7 +359,8 @@ class RSign(_NamedWeights, lq.quantizers.Quantizer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Shift and binarize."""
-        return self.quantizer(tf.nn.bias_add(inputs, self.bias))
+        bias = tf.convert_to_tensor(self.bias)
+        return self.quantizer(shift_channels(tf.convert_to_tensor(inputs), bias))
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""
@@ -444,7 +458,7 @@ class Scale(tf.keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Multiply."""
-        return inputs * self.factor
+        return multiply(tf.convert_to_tensor(inputs), self.factor)
 
     def compute_output_shape(self, input_shape):
         """The shape stays."""

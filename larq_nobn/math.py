@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import larq as lq
 import numpy as np
 import tensorflow as tf
 
@@ -137,6 +136,52 @@ def scale_channels(kernel: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
     return _call(kernel, gain)
 
 
+def shift_channels(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Add a bias to each channel.
+
+    Args:
+        x: Tensor of shape `(..., channels)`.
+        bias: Tensor of shape `(channels,)`.
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+    """
+
+    @tf.custom_gradient
+    def _call(x, bias):
+        return _sum(x, bias), lambda dy: (dy, channel_sum(dy))
+
+    return _call(x, bias)
+
+
+@fused
+def _sum(x, y):
+    return x + y
+
+
+def multiply(x: tf.Tensor, factor: float) -> tf.Tensor:
+    """Multiply by a constant.
+
+    Args:
+        x: Tensor of any shape.
+        factor: The constant.
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+    """
+
+    @tf.custom_gradient
+    def _call(x):
+        return _product(x, factor), lambda dy: _product(dy, factor)
+
+    return _call(x)
+
+
+@fused
+def _product(x, factor):
+    return factor * x
+
+
 def rprelu(
     x: tf.Tensor, bias_in: tf.Tensor, slope: tf.Tensor, bias_out: tf.Tensor
 ) -> tf.Tensor:
@@ -194,7 +239,10 @@ def scaled_add(residual: tf.Tensor, shortcut: tf.Tensor, alpha: float) -> tf.Ten
 
     @tf.custom_gradient
     def _call(residual, shortcut):
-        return _scaled_add(residual, shortcut, alpha), lambda dy: (alpha * dy, dy)
+        def grad(dy):
+            return _product(dy, alpha), dy
+
+        return _scaled_add(residual, shortcut, alpha), grad
 
     return _call(residual, shortcut)
 
@@ -227,8 +275,9 @@ def approx_sign(x: tf.Tensor) -> tf.Tensor:
 
 @fused
 def sign(x: tf.Tensor) -> tf.Tensor:
-    """Return -1 where x < 0, 1 elsewhere; shape and dtype stay."""
-    return lq.math.sign(x)
+    """Return -1 where x < 0, 1 elsewhere; shape and dtype stay, and so do NaNs."""
+    one = tf.ones_like(x)
+    return tf.where(tf.math.is_nan(x), x, tf.where(x < 0, -one, one))
 
 
 @fused

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from larq_nobn._convolution import for_accelerators
 from larq_nobn._errors import UserError
 from larq_nobn._files import write_atomically, write_json
 from larq_nobn.training import data
@@ -85,7 +86,8 @@ def train_epoch(model: Trainer, recipe: Recipe, images: data.Images):
             )
             x = data.normalize(x, images.name)
             y = tf.one_hot(tf.gather(labels, index), classes)
-            loss, logits = model.update(x, y)
+            with for_accelerators():
+                loss, logits = model.update(x, y)
             losses += tf.cast(loss, tf.float64)
             hits = tf.equal(tf.argmax(logits, 1), tf.argmax(y, 1))
             correct += tf.reduce_mean(tf.cast(hits, tf.float32))
