@@ -1,22 +1,10 @@
 """A convolution whose kernel gradient suits a CPU."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-_for_accelerators = False
-
-
-@contextlib.contextmanager
-def for_accelerators() -> Iterator[None]:
-    """Trace convolutions as an accelerator's compiler knows them best."""
-    global _for_accelerators
-    before, _for_accelerators = _for_accelerators, True
-    try:
-        yield
-    finally:
-        _for_accelerators = before
+from larq_nobn import _fusion
 
 
 def is_worthwhile(
@@ -39,7 +27,7 @@ def is_worthwhile(
     Returns:
         `True` if the kernel's gradient is to be a convolution.
     """
-    if _for_accelerators or tf.config.list_physical_devices("GPU"):
+    if _fusion.is_for_accelerators() or tf.config.list_physical_devices("GPU"):
         return False
     height, width, channels, filters = kernel_shape
     if height * width == 1 or None in x_shape[1:3]:

@@ -1,9 +1,28 @@
 """Functions that are compiled, or traced, once for all layers of a kind."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
+
+_for_accelerators = False
+
+
+@contextlib.contextmanager
+def for_accelerators() -> Iterator[None]:
+    """Trace plain operators, which the compiler of an accelerator knows best."""
+    global _for_accelerators
+    before, _for_accelerators = _for_accelerators, True
+    try:
+        yield
+    finally:
+        _for_accelerators = before
+
+
+def is_for_accelerators() -> bool:
+    """Whether what is traced now is for an accelerator."""
+    return _for_accelerators
 
 
 def fused(function: Callable) -> Callable:
@@ -73,8 +92,20 @@ def channel_sum(x: tf.Tensor) -> tf.Tensor:
     """
     if x.shape.rank == 1:
         return x
-    if _is_half(x):
-        # BiasAddGrad adds up in half precision, where long sums stand still.
-        rows = tf.reshape(x, [-1, x.shape[-1]])
+    if not _is_half(x):
+        return tf.raw_ops.BiasAddGrad(out_backprop=x)
+    # BiasAddGrad adds up in half precision, where long sums stand still.
+    rows = tf.reshape(x, [-1, x.shape[-1]])
+    if not _for_accelerators and _multiplies_in_float32(x.dtype):
         return tf.matmul(tf.ones([1, tf.shape(rows)[0]], x.dtype), rows)[0]
-    return tf.raw_ops.BiasAddGrad(out_backprop=x)
+    return tf.cast(tf.reduce_sum(tf.cast(rows, tf.float32), 0), x.dtype)
+
+
+@functools.cache
+def _multiplies_in_float32(dtype: tf.DType) -> bool:
+    """Whether matrix products of half precision add up in float32 on this machine."""
+    with tf.init_scope():
+        # float16, which cannot hold the sum, never passes.
+        ones = tf.ones((1, 2**17), dtype)
+        total = tf.matmul(ones, tf.ones((2**17, 8), dtype))
+        return bool(tf.reduce_all(tf.cast(total, tf.float32) == 2.0**17))

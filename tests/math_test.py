@@ -3,10 +3,16 @@ import oracles
 import pytest
 import tensorflow as tf
 
+from larq_nobn._fusion import channel_sum
 from larq_nobn.math import (
     adaptive_gradient_clip,
     agc_scale,
+    multiply,
+    rprelu,
+    scaled_add,
     scaled_weight_standardization,
+    shift_channels,
+    sign,
     unitwise_norm,
 )
 
@@ -137,3 +143,63 @@ def test_clipping_in_half_precision_does_not_overflow(dtype):
     clipped = adaptive_gradient_clip(g, p, clip_factor=0.5)
     assert clipped.dtype == g.dtype
     np.testing.assert_allclose(tf.cast(clipped, "float32"), 0.5, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_sums_over_many_values(dtype):
+    """A sum in half precision stands still once it is 256 times its summands."""
+    x = tf.ones((40_000, 3), dtype) * tf.constant([1.0, 0.5, -0.25], dtype)
+    expected = 40_000 * np.array([1.0, 0.5, -0.25])
+    result = tf.cast(channel_sum(x), tf.float64)
+    assert channel_sum(x).dtype == dtype
+    np.testing.assert_allclose(result, expected, rtol=2**-8)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_signs(dtype):
+    x = tf.constant([-np.inf, -1e-30, -0.0, 0.0, 1e-30, np.inf, np.nan], dtype)
+    for function in (sign, tf.function(sign)):
+        result = function(x)
+        assert result.dtype == dtype
+        result = tf.cast(result, tf.float64)
+        np.testing.assert_array_equal(result, [-1, -1, 1, 1, 1, 1, np.nan])
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x, b: shift_channels(x, b), lambda x, b: x + b),
+        (lambda x, b: multiply(x, 0.3) + 0 * b, lambda x, b: 0.3 * x + 0 * b),
+        (lambda x, b: scaled_add(x, x * b, 0.3), lambda x, b: 0.3 * x + x * b),
+    ],
+    ids=["shift_channels", "multiply", "scaled_add"],
+)
+def test_gradients_of_simple_functions(function, expected, graph):
+    rng = np.random.default_rng(0)
+    x, weights = tf.constant(rng.standard_normal((2, 3, 4, 5, 2)))[..., 0], 1.0
+    b = tf.constant(rng.standard_normal(5))
+    weights = tf.constant(rng.standard_normal(x.shape))
+
+    def gradients(function):
+        def call(x, b):
+            with tf.GradientTape() as tape:
+                tape.watch([x, b])
+                y = function(x, b)
+                loss = tf.reduce_sum(y * weights)
+            return [y, *tape.gradient(loss, [x, b])]
+
+        return (tf.function(call) if graph else call)(x, b)
+
+    for a, b_ in zip(gradients(function), gradients(expected), strict=True):
+        np.testing.assert_allclose(a, b_, atol=1e-12)
+
+
+def test_half_precision_computes_in_float32():
+    """1 + 2^-10 is 1 in bfloat16; less 1 it shows what was kept."""
+    x = tf.constant([[1.0]], tf.bfloat16)
+    slope = tf.constant([0.25], tf.bfloat16)
+    minus = tf.constant([-1.0], tf.bfloat16)
+    small = tf.constant([2.0**-10], tf.bfloat16)
+    assert float(rprelu(x, small, slope, minus)[0, 0]) == 2.0**-10
+    assert rprelu(x, small, slope, minus).dtype == tf.bfloat16

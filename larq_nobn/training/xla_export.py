@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from larq_nobn._convolution import for_accelerators
 from larq_nobn._errors import UserError
 from larq_nobn._files import write_atomically, write_json
+from larq_nobn._fusion import for_accelerators
 from larq_nobn.training import data
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.training.trainer import Trainer
