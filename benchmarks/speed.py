@@ -133,8 +133,15 @@ def main():
             torch = args.torch_python and precision == "float32" and task == "train"
             if torch and args.network == "reactnet18":
                 rows += [
-                    Row(f"{n}, torch", args.torch_python, norm=n, **base)
+                    Row(
+                        f"{n}, torch, {signs}",
+                        args.torch_python,
+                        norm=n,
+                        signs=signs,
+                        **base,
+                    )
                     for n in ("free", "batch")
+                    for signs in ("functions", "published")
                 ]
             measure(rows, args.rounds, args.steps)
             title = f"{args.network}, width {args.width or 'published'}, {precision}"

@@ -115,7 +115,14 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
             and getattr(quantizer, "precision", 32) == 1
             and isinstance(self.kernel_quantizer, ScaledSign)
         )
-        return super().call(inputs)
+        scope = lq.context.should_quantize()
+        try:
+            return super().call(inputs)
+        except BaseException:
+            # Larq's scope stays open when a call fails or is interrupted: from then on
+            # every save would write quantized weights in place of the latent ones.
+            lq.context.quantized_scope(scope).__enter__()
+            raise
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Convolve."""

@@ -582,3 +582,20 @@ def test_every_policy_trains(policy):
     after = model.get_weights()
     assert all(np.all(np.isfinite(weight.astype("float32"))) for weight in after)
     assert any(np.any(a != b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_failed_call_does_not_cost_the_latent_weights(monkeypatch):
+    """Interrupted in a convolution, `get_weights` still gives what trains."""
+    layer = QuantConv2D(4, 3, kernel_quantizer="ste_sign")
+    layer.build((None, 8, 8, 2))
+    latent = layer.get_weights()[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(layer, "convolution_op", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            layer(tf.zeros((1, 8, 8, 2)))
+    np.testing.assert_array_equal(layer.get_weights()[0], latent)
+    assert set(np.abs(latent).ravel()) != {1.0}
+
+
+def _interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
