@@ -5,8 +5,9 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -216,6 +217,7 @@ def readme(card: Card, extra=()) -> str:
         "dataset": card.dataset,
         "result": metrics,
         "recipe": card.recipe.get("name", "not trained by larq_nobn"),
+        **_training(card.recipe),
         "versions": ", ".join(f"{k} {v}" for k, v in card.versions.items()),
         "origin": ", ".join(card.origin.values()),
         "licence": card.license
@@ -228,6 +230,9 @@ def readme(card: Card, extra=()) -> str:
     }
     table = "\n".join(f"| {key} | {_cell(value)} |" for key, value in rows.items())
     curve = "\n![curve](curve.png)\n" if "curve.png" in extra else ""
+    latent = "."
+    if "full" in card.files:
+        latent = f'; `weights="{card.dataset}:full"` asks for the latent ones.'
     return f"""# {card.folder_name}
 
 | | |
@@ -243,8 +248,33 @@ print(zoo.decode_predictions(model.predict(images), dataset=model))
 ```
 
 Generated from `{CARD}`. Packed weights take 1 bit per binary weight and give the same
-forward pass; `weights="{card.dataset}:full"` asks for the latent ones.
+forward pass{latent}
 """
+
+
+def _training(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """How a network was trained, and the command that does it again."""
+    from larq_nobn.training.recipe import Recipe  # which imports this package
+
+    if "epochs_step2" not in recipe:
+        return {}
+    rows = {
+        "training": f"{recipe.get('epochs_step1', 0)} + {recipe['epochs_step2']} "
+        f"epochs, seed {recipe.get('seed')}, revision {recipe.get('git_revision')}"
+    }
+    if "top1_step1" in recipe:
+        rows["behind step 1"] = f"top1 {recipe['top1_step1']:g} %"
+    defaults = {field.name: field.default for field in fields(Recipe)}
+    changed = [
+        f"{key}={value}"
+        for key, value in recipe.items()
+        if key in defaults.keys() - {"name", "dataset", "model"}
+        and value != defaults[key]
+    ]
+    command = f"larq-nobn train training/{recipe['name']}.py --out DIR"
+    if changed:
+        command += f" --set {' '.join(changed)}"
+    return {**rows, "command": f"`{command}`"}
 
 
 def call_arguments(card: Card) -> str:
