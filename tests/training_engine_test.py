@@ -94,6 +94,17 @@ def test_the_saved_model_gives_the_reported_accuracy(finished):
     assert weights_sha256(weights) == result_of(finished)["weights_sha256"]
 
 
+def test_mixed_precision_reports_what_the_saved_model_gives(recipe, tmp_path):
+    mixed = recipe.replace(precision="mixed_bfloat16", epochs=1, limit=512)
+    result = train(mixed, tmp_path, verbose=False)
+    model = tf.keras.models.load_model(tmp_path / "model.keras")
+    x, y = data.load_images("digits", limit=512).test
+    predictions = model.predict(zoo.preprocess_input(x, "digits"), verbose=0)
+    top1 = 100 * (predictions.argmax(axis=1) == y).mean()
+    assert result["top1"]["step2"] == pytest.approx(top1, abs=1e-4)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
 @pytest.mark.parametrize(
     ("kill_at", "options"),
     # An epoch writes arrays, description and two histories, the run its settings
