@@ -107,13 +107,13 @@ def test_mixed_precision_reports_what_the_saved_model_gives(recipe, tmp_path):
 
 @pytest.mark.parametrize(
     ("kill_at", "options"),
-    # An epoch writes arrays, description and two histories, the run its settings
+    # An epoch writes two histories, arrays and description, the run its settings
     # first. Late: in the description of the first checkpoint of step 2, then in the
     # middle of its epoch. Within epochs, with a checkpoint a batch: in the arrays of
     # the first, then behind the second batch of the second epoch, then in the
     # description of the first batch of step 2.
     [
-        (["write:15", "batch:4"], ()),
+        (["write:17", "batch:4"], ()),
         (["write:2", "batch:8", "write:22"], ("--checkpoint-minutes=0",)),
     ],
     ids=["late", "within"],

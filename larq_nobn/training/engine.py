@@ -345,8 +345,10 @@ class _Run:
         )
         if self.trace:
             self._record_traces(model, step)
-        self.save(model, index)
+        # First: a run that is killed between the two does its last epoch again, and
+        # does not lack it in the history.
         self.folder.write_history(state.history, state.traces)
+        self.save(model, index)
 
     def _remember(self, model: tf.keras.Model) -> None:
         self.best = {name: v.numpy() for name, v in named_weights(model).items()}
