@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -79,6 +80,37 @@ def _in_graphs(function: Callable, compiled: Callable) -> Callable:
         return function(*args) if tf.executing_eagerly() else compiled(*args)
 
     return call
+
+
+class Affine(NamedTuple):
+    """`factor * source + bias`, which is how a tensor was computed."""
+
+    source: tf.Tensor
+    factor: float = 1.0
+    bias: tf.Tensor | None = None
+
+
+def note(result: tf.Tensor, how: Affine) -> tf.Tensor:
+    """Let who takes a tensor of a graph know how it was computed.
+
+    Who can compute from the source saves a pass over memory: what nobody takes is
+    never computed. Layers stay what they are, and fuse all the same.
+
+    Args:
+        result: The tensor.
+        how: Its origin.
+
+    Returns:
+        The same tensor.
+    """
+    if not tf.executing_eagerly():
+        result._larq_nobn_origin = how
+    return result
+
+
+def origin(x: tf.Tensor) -> Affine:
+    """What `note` noted; where it did not, the tensor itself."""
+    return getattr(x, "_larq_nobn_origin", Affine(x))
 
 
 def channel_sum(x: tf.Tensor) -> tf.Tensor:

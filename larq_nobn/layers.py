@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import larq as lq
 import tensorflow as tf
 
-from larq_nobn._convolution import conv2d, is_worthwhile
+from larq_nobn._convolution import conv2d, is_for_this_machine
 from larq_nobn._registration import register
 from larq_nobn.constraints import check_gamma_and_eps
 from larq_nobn.math import (
@@ -128,7 +128,7 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
         """Convolve."""
         convolve = super().convolution_op
         if not self._in_whole_numbers:
-            if self._suits_cpu(inputs, kernel):
+            if self._is_plain and is_for_this_machine():
                 kernel = tf.convert_to_tensor(kernel)
                 return conv2d(inputs, kernel, self.strides, self.padding.upper())
             return convolve(inputs, kernel)
@@ -152,12 +152,10 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
 
         return _call(inputs, tf.convert_to_tensor(kernel))
 
-    def _suits_cpu(self, inputs: tf.Tensor, kernel: tf.Tensor) -> bool:
-        return (
-            (self.groups, *self.dilation_rate) == (1, 1, 1)
-            and self.data_format == "channels_last"
-            and is_worthwhile(inputs.shape, kernel.shape, self.strides, inputs.dtype)
-        )
+    @property
+    def _is_plain(self) -> bool:
+        is_dense = self.groups == 1 and set(self.dilation_rate) == {1}
+        return is_dense and self.data_format == "channels_last"
 
     def _get_spatial_padding_same(self, shape):
         if not self._symmetric:

@@ -1,11 +1,11 @@
 """The formulas of the method as pure functions; the Keras classes only hold state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from larq_nobn._fusion import channel_sum, fused, shared
+from larq_nobn._fusion import Affine, channel_sum, fused, note, origin, shared
 
 
 def _at_least_float32(x: tf.Tensor) -> tf.Tensor:
@@ -151,7 +151,10 @@ def shift_channels(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     def _call(x, bias):
         return _sum(x, bias), lambda dy: (dy, channel_sum(dy))
 
-    return _call(x, bias)
+    source, factor, earlier = origin(x)
+    if earlier is not None:
+        source, factor = x, 1.0
+    return note(_call(x, bias), Affine(source, factor, bias))
 
 
 @fused
@@ -174,7 +177,7 @@ def multiply(x: tf.Tensor, factor: float) -> tf.Tensor:
     def _call(x):
         return _product(x, factor), lambda dy: _product(dy, factor)
 
-    return _call(x)
+    return note(_call(x), Affine(x, factor))
 
 
 @fused
@@ -240,7 +243,7 @@ def scaled_add(residual: tf.Tensor, shortcut: tf.Tensor, alpha: float) -> tf.Ten
     @tf.custom_gradient
     def _call(residual, shortcut):
         def grad(dy):
-            return _product(dy, alpha), dy
+            return note(_product(dy, alpha), Affine(dy, alpha)), dy
 
         return _scaled_add(residual, shortcut, alpha), grad
 
@@ -252,7 +255,7 @@ def _scaled_add(residual, shortcut, alpha):
     return alpha * residual + shortcut
 
 
-def approx_sign(x: tf.Tensor) -> tf.Tensor:
+def approx_sign(x: tf.Tensor, skip: bool = False) -> tf.Tensor:
     r"""Sign with the derivative of Bi-Real Net's piecewise polynomial.
 
     \\[ q'(x) = 2 - 2|x| \text{ where } |x| \le 1, \text{ else } 0 \\]
@@ -261,26 +264,82 @@ def approx_sign(x: tf.Tensor) -> tf.Tensor:
 
     Args:
         x: Activations of any shape.
+        skip: As in `binarize`.
 
     Returns:
         Tensor of the shape and dtype of `x`, with values -1 and 1.
     """
+    return binarize(x, _approx_sign_gradient, skip=skip)
+
+
+def binarize(
+    x: tf.Tensor, surrogate: Callable, *arguments: float, skip: bool = False
+) -> tf.Tensor:
+    r"""Sign whose gradient is another function's.
+
+    Args:
+        x: Activations of any shape.
+        surrogate: Maps `x`, the gradient of the result and `arguments` to the gradient
+            of `x`, element by element.
+        *arguments: Numbers.
+        skip: Whether gradients may pass by what came in front of the sign: where `x` is
+            a `shift_channels` of a `multiply`, the three compute in one pass forward
+            and in one backward. `tf.GradientTape` then has no gradient of `x` itself.
+
+    Returns:
+        Tensor of the shape and dtype of `x`, with values -1 and 1.
+    """
+    source, factor, bias = origin(x) if skip else Affine(x)
+    if bias is None or factor == 0:
+
+        @tf.custom_gradient
+        def _call(x):
+            def grad(dy):
+                return _surrogate_gradient(x, dy, surrogate, *arguments)
+
+            return sign(x), grad
+
+        return _call(x)
 
     @tf.custom_gradient
-    def _call(x):
-        return sign(x), lambda dy: _approx_sign_gradient(x, dy)
+    def _call_affine(source, bias):
+        def grad(dy):
+            dx = _affine_surrogate_gradient(
+                source, factor, bias, dy, surrogate, *arguments
+            )
+            return dx, channel_sum(dx) / factor
 
-    return _call(x)
+        return _affine_sign(source, factor, bias), grad
+
+    return _call_affine(source, bias)
 
 
-@fused
-def sign(x: tf.Tensor) -> tf.Tensor:
-    """Return -1 where x < 0, 1 elsewhere; shape and dtype stay, and so do NaNs."""
+def _sign(x):
     one = tf.ones_like(x)
     return tf.where(tf.math.is_nan(x), x, tf.where(x < 0, -one, one))
 
 
 @fused
+def sign(x: tf.Tensor) -> tf.Tensor:
+    """Return -1 where x < 0, 1 elsewhere; shape and dtype stay, and so do NaNs."""
+    return _sign(x)
+
+
+@fused
+def _affine_sign(x, factor, bias):
+    return _sign(factor * x + bias)
+
+
+@fused
+def _surrogate_gradient(x, dy, surrogate, *arguments):
+    return surrogate(x, dy, *arguments)
+
+
+@fused
+def _affine_surrogate_gradient(x, factor, bias, dy, surrogate, *arguments):
+    return factor * surrogate(factor * x + bias, dy, *arguments)
+
+
 def _approx_sign_gradient(x, dy):
     x = tf.abs(x)
     return tf.where(x <= 1, (1 - x) * 2 * dy, tf.zeros_like(dy))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from larq_nobn._fusion import channel_sum, fused
 from larq_nobn._registration import register
-from larq_nobn.math import approx_sign, sign
+from larq_nobn.math import approx_sign, binarize
 
 
 def scaled_sign(x: tf.Tensor, clip_value: float | None = 1.0) -> tf.Tensor:
@@ -52,7 +52,7 @@ def _clip_gradient(x, dy, clip_value):
     return tf.where(tf.abs(x) <= clip_value, dy, tf.zeros_like(dy))
 
 
-def sigmoid_sign(x: tf.Tensor, slope: float = 3.0) -> tf.Tensor:
+def sigmoid_sign(x: tf.Tensor, slope: float = 3.0, skip: bool = False) -> tf.Tensor:
     r"""Sign with the derivative of a scaled sigmoid as pseudo-gradient.
 
     \\[ q'(x) = 2 k \, \sigma(kx) \, (1 - \sigma(kx)) \\]
@@ -60,22 +60,23 @@ def sigmoid_sign(x: tf.Tensor, slope: float = 3.0) -> tf.Tensor:
     Args:
         x: Activations of any shape.
         slope: \\(k\\).
+        skip: As in `larq_nobn.math.binarize`.
 
     Returns:
         Tensor of the shape and dtype of `x`, with values -1 and 1.
     """
-
-    @tf.custom_gradient
-    def _call(x):
-        return sign(x), lambda dy: _sigmoid_sign_gradient(x, dy, slope)
-
-    return _call(tf.convert_to_tensor(x))
+    x = tf.convert_to_tensor(x)
+    return binarize(x, _sigmoid_sign_gradient, float(slope), skip=skip)
 
 
-@fused
 def _sigmoid_sign_gradient(x, dy, slope):
     s = tf.sigmoid(slope * x)
     return dy * (2 * slope) * s * (1 - s)
+
+
+def _is_training(training) -> bool:
+    """Not where it is a tensor or unknown: gradients of all tensors must exist then."""
+    return isinstance(training, bool | int) and bool(training)
 
 
 @lq.utils.register_alias("scaled_sign")
@@ -125,9 +126,9 @@ class FusedApproxSign(lq.quantizers.Quantizer):
 
     precision = 1
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
         """Binarize the activations; shape and dtype stay."""
-        return approx_sign(tf.convert_to_tensor(inputs))
+        return approx_sign(tf.convert_to_tensor(inputs), skip=_is_training(training))
 
 
 @lq.utils.register_alias("sigmoid_sign")
@@ -152,9 +153,9 @@ class SigmoidSign(lq.quantizers.Quantizer):
         super().__init__(**kwargs)
         self.slope = slope
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
         """Binarize the activations; shape and dtype stay."""
-        return sigmoid_sign(inputs, self.slope)
+        return sigmoid_sign(inputs, self.slope, skip=_is_training(training))
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""

@@ -1,12 +1,13 @@
-"""`conv2d` is TensorFlow's, with another way to the kernel's gradient."""
+"""`conv2d` is TensorFlow's, with other ways to the gradients."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from larq_nobn import layers
-from larq_nobn._convolution import conv2d, is_worthwhile
+from larq_nobn._convolution import _is_small, conv2d, is_for_this_machine
 from larq_nobn._fusion import for_accelerators
+from larq_nobn.math import scaled_add
 
 
 def gradients(function, x, kernel, weights):
@@ -36,24 +37,45 @@ def test_gradients_are_tensorflows(size, kernel_size, strides, padding):
         np.testing.assert_allclose(a, b, atol=1e-12)
 
 
-def shapes(size, channels):
-    return (None, size, size, channels), (3, 3, channels, channels)
+@pytest.mark.parametrize("channels", [4, 256])
+def test_a_factor_behind_goes_into_the_kernels_gradients(channels):
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.standard_normal((3, 2, 2, channels)))
+    kernel = tf.constant(rng.standard_normal((3, 3, channels, channels)))
+    shortcut = tf.constant(rng.standard_normal((3, 2, 2, channels)))
+    weights = tf.constant(rng.standard_normal(shortcut.shape))
+
+    def network(x, kernel):
+        return scaled_add(conv2d(x, kernel, (1, 1), "SAME"), shortcut, 0.2)
+
+    def expected(x, kernel):
+        return 0.2 * tf.nn.conv2d(x, kernel, 1, "SAME") + shortcut
+
+    step = tf.function(lambda: gradients(network, x, kernel, weights))
+    ours, theirs = step(), gradients(expected, x, kernel, weights)
+    for a, b in zip(tf.nest.flatten(ours), tf.nest.flatten(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    # The product by 0.2 is of the kernel; nobody takes the one of the map.
+    operators = step.get_concrete_function().graph.get_operations()
+    backward = next(op for op in operators if op.type == "Conv2DBackpropInput")
+    assert backward.inputs[1].op.type == "Mul"
 
 
-def test_where_it_is_worthwhile():
-    def worthwhile(size, channels, dtype, kernel=None):
-        x, default = map(tf.TensorShape, shapes(size, channels))
-        return is_worthwhile(x, tf.TensorShape(kernel or default), (1, 1), dtype)
+def test_where_the_kernels_gradient_is_a_convolution():
+    def is_small(size, channels, dtype, kernel_size=3):
+        x = tf.TensorShape((None, size, size, channels))
+        kernel = tf.TensorShape((kernel_size, kernel_size, channels, channels))
+        return _is_small(x, kernel, (1, 1), dtype)
 
-    assert worthwhile(4, 512, tf.float32)
-    assert not worthwhile(8, 256, tf.float32)
-    assert worthwhile(8, 256, tf.bfloat16)
-    assert not worthwhile(32, 64, tf.bfloat16)
-    assert not worthwhile(None, 512, tf.bfloat16)
-    assert not worthwhile(4, 512, tf.float32, (1, 1, 512, 512))
+    assert is_small(4, 512, tf.float32)
+    assert not is_small(8, 256, tf.float32)
+    assert is_small(8, 256, tf.bfloat16)
+    assert not is_small(32, 64, tf.bfloat16)
+    assert not is_small(None, 512, tf.bfloat16)
+    assert not is_small(4, 512, tf.float32, kernel_size=1)
     with for_accelerators():
-        assert not worthwhile(4, 512, tf.float32)
-    assert worthwhile(4, 512, tf.float32)
+        assert not is_for_this_machine()
+    assert is_for_this_machine()
 
 
 @pytest.mark.usefixtures("float64")

@@ -16,6 +16,7 @@ from larq_nobn.layers import (
     ScaledWSConv2D,
     SymmetricMaxPooling2D,
 )
+from larq_nobn.quantizers import FusedApproxSign, SigmoidSign
 
 rng = np.random.default_rng(0)
 POLICIES = (
@@ -343,6 +344,58 @@ def test_rsign(quantizer):
         derivative = 6 * sigmoid * (1 - sigmoid)
     np.testing.assert_allclose(dx, derivative * dy, atol=1e-12)
     np.testing.assert_allclose(gradients["bias"], (derivative * dy).sum((0, 1, 2)))
+
+
+def _signs_in_front(surrogate, factor):
+    """x, its scale and shift, and the signs of these, whose derivative is x's."""
+    image = tf.keras.Input((4, 4, 3), dtype="float64")
+    scaled = Scale(factor)(image)
+    shift = LearnableBias()
+    shifted = shift(scaled)
+    signs = surrogate()(shifted)
+    shift.set_weights([rng.normal(size=3)])
+    return tf.keras.Model(image, [shifted, signs]), shift
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("factor", [0.7, -1.3, 0.0, 1.0])
+@pytest.mark.parametrize("surrogate", [FusedApproxSign, SigmoidSign])
+def test_scale_shift_and_sign_in_training(surrogate, factor):
+    """In a graph that trains the three are one function, with the same gradients."""
+    model, shift = _signs_in_front(surrogate, factor)
+    x = tf.constant(rng.normal(size=(2, 4, 4, 3)))
+    dy = rng.normal(size=(2, 4, 4, 3))
+
+    def step(training):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            shifted, signs = model(x, training=training)
+            loss = tf.reduce_sum(signs * dy)
+        *gradients, skipped = tape.gradient(loss, [x, shift.bias, shifted])
+        return skipped is None, signs, *gradients
+
+    skipped, *ours = tf.function(step)(training=True)
+    assert bool(skipped) == (factor != 0)
+    skipped, *theirs = step(training=True)
+    assert not skipped
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_inference_has_the_gradients_of_all_activations():
+    """Maps of what a network looked at differentiate by them."""
+    model, _ = _signs_in_front(FusedApproxSign, 0.7)
+
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            shifted, signs = model(x, training=False)
+            loss = tf.reduce_sum(signs)
+        return shifted, tape.gradient(loss, shifted)
+
+    shifted, result = gradient(rng.normal(size=(2, 4, 4, 3)))
+    np.testing.assert_allclose(result, oracles.approx_sign_grad(shifted.numpy()))
 
 
 @pytest.mark.usefixtures("float64")
