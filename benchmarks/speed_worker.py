@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from speed_protocol import serve
 
-from larq_nobn.optimizers import AdaptiveGradientClipping
+from larq_nobn.optimizers import AdaptiveGradientClipping, FusedAdam
 
 
 def build(settings, norm):
@@ -36,7 +36,7 @@ def model_step(settings):
     images, labels = data(model, settings["batch"])
     jit = settings.get("jit", False)
     if settings["task"] == "train":
-        optimizer = tf.keras.optimizers.Adam(1e-3, jit_compile=False)
+        optimizer = FusedAdam(1e-3)
         if settings["norm"] == "free":
             classifier = model.get_layer("classifier")
             optimizer = AdaptiveGradientClipping(optimizer, exclude=[classifier])

@@ -1,10 +1,11 @@
-"""Optimizers around an optimizer: they change the gradients and hand them on."""
+"""Optimizers around an optimizer, which change the gradients; and a faster Adam."""
 
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
 import tensorflow as tf
 
+from larq_nobn._fusion import shared
 from larq_nobn._registration import register
 from larq_nobn._wrapping import GradientTransformation, VariableSelection
 from larq_nobn.math import agc_scale
@@ -259,6 +260,61 @@ class CoupledWeightDecay(GradientTransformation):
             "weight_decay": self.coupled_weight_decay,
             "variables": variables,
         }
+
+
+@register
+class FusedAdam(tf.keras.optimizers.Adam):
+    """Keras's Adam, each variable updated by one operator instead of thirty.
+
+    Formula, state and arguments are those of `tf.keras.optimizers.Adam`, and so are the
+    results, but for the rounding of 1 - β₂ (5e-5 of it in float32). A step goes through
+    memory once, and a network with hundreds of variables compiles faster. Sparse
+    gradients and `amsgrad` are left to Keras.
+
+    Args:
+        learning_rate: Number or schedule.
+        **kwargs: As in `tf.keras.optimizers.Adam`.
+
+    Example:
+        >>> optimizer = AdaptiveGradientClipping(FusedAdam(5e-4))
+    """
+
+    def __init__(self, learning_rate=0.001, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+
+    def update_step(self, gradient, variable: tf.Variable) -> None:
+        """Update one variable."""
+        if self.amsgrad or isinstance(gradient, tf.IndexedSlices):
+            super().update_step(gradient, variable)
+            return
+        index = self._index_dict[self._var_key(variable)]
+        dtype = variable.dtype
+        scalars = _adam_scalars(
+            tf.convert_to_tensor(self.learning_rate),
+            tf.convert_to_tensor(self.iterations),
+            *map(float, (self.beta_1, self.beta_2, self.epsilon)),
+            dtype,
+        )
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].handle,
+            v=self._velocities[index].handle,
+            grad=tf.cast(gradient, dtype),
+            **scalars,
+        )
+
+
+@shared
+def _adam_scalars(learning_rate, iterations, beta_1, beta_2, epsilon, dtype):
+    """The scalar arguments of `ResourceApplyAdam`."""
+    step = tf.cast(iterations + 1, dtype)
+    numbers = {"beta1": beta_1, "beta2": beta_2, "epsilon": epsilon}
+    return {name: tf.constant(number, dtype) for name, number in numbers.items()} | {
+        # Keras casts these by way of float32.
+        "beta1_power": tf.pow(tf.cast(beta_1, dtype), step),
+        "beta2_power": tf.pow(tf.cast(beta_2, dtype), step),
+        "lr": tf.cast(learning_rate, dtype),
+    }
 
 
 def _check_positive(name: str, value, hint: str) -> None:

@@ -10,7 +10,11 @@ import tensorflow as tf
 import larq_nobn
 from larq_nobn import UserError
 from larq_nobn.callbacks import ClippingReport
-from larq_nobn.optimizers import AdaptiveGradientClipping, CoupledWeightDecay
+from larq_nobn.optimizers import (
+    AdaptiveGradientClipping,
+    CoupledWeightDecay,
+    FusedAdam,
+)
 
 keras_optimizers = tf.keras.optimizers
 LossScaleOptimizer = tf.keras.mixed_precision.LossScaleOptimizer
@@ -107,6 +111,7 @@ INNER = {
     "SGD with global_clipnorm": lambda: keras_optimizers.SGD(0.1, global_clipnorm=0.1),
     "SGD with clipvalue": lambda: keras_optimizers.SGD(0.1, clipvalue=1e-3),
     "Adam with EMA": lambda: keras_optimizers.Adam(use_ema=True),
+    "FusedAdam": FusedAdam,
 }
 
 
@@ -129,6 +134,58 @@ def test_is_the_inner_optimizer_on_clipped_gradients(inner):
         )
     _assert_same(ours.get_weights(), plain.get_weights(), 1e-5)
     assert optimizer.iterations == reference.iterations == 3
+
+
+ADAMS = {
+    "plain": {},
+    "betas": {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3},
+    "amsgrad": {"amsgrad": True},
+    "clipnorm": {"clipnorm": 1e-2},
+    "weight_decay": {"weight_decay": 0.1},
+    "ema": {"use_ema": True, "ema_overwrite_frequency": 2},
+    "schedule": {
+        "learning_rate": keras_optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
+    },
+}
+
+
+@pytest.mark.parametrize("run_eagerly", [True, False])
+@pytest.mark.parametrize("kwargs", ADAMS.values(), ids=ADAMS)
+def test_fused_adam_is_adam(kwargs, run_eagerly):
+    kwargs = {"learning_rate": 1e-2, **kwargs}
+    models = [
+        _trained(lambda _, cls=cls: cls(**kwargs), run_eagerly=run_eagerly)
+        for cls in (FusedAdam, keras_optimizers.Adam)
+    ]
+    _assert_same(*(model.get_weights() for model in models), 1e-5)
+    ours, theirs = (model.optimizer for model in models)
+    _assert_same(ours.variables, theirs.variables, 1e-4)
+    assert ours.get_config() == theirs.get_config()
+    assert int(ours.iterations) == 6
+
+
+def test_fused_adam_in_float64_and_with_sparse_gradients():
+    values = rng.normal(size=(5, 3))
+    gradient = tf.IndexedSlices(tf.constant(rng.normal(size=(2, 3))), [1, 3], (5, 3))
+    results = []
+    for optimizer in (FusedAdam(0.1), keras_optimizers.Adam(0.1)):
+        variables = [tf.Variable(values), tf.Variable(values)]
+        for _ in range(3):
+            dense = tf.convert_to_tensor(gradient)
+            optimizer.apply_gradients(zip([dense, gradient], variables, strict=True))
+        results.append(variables)
+    _assert_same(*results, 1e-12)
+
+
+def test_a_larq_model_with_fused_adam():
+    """The variables of Larq's layers are wrapped."""
+    models = []
+    for optimizer in (FusedAdam(1e-2), keras_optimizers.Adam(1e-2)):
+        tf.keras.utils.set_random_seed(1)
+        models.append(_larq_model())
+        models[-1].compile(optimizer, cross_entropy)
+        _fit(models[-1])
+    _assert_same(*(model.get_weights() for model in models))
 
 
 def test_coupled_weight_decay_is_the_formula():
@@ -331,7 +388,7 @@ def test_mixed_bfloat16():
 
 
 def _with_decay(model) -> AdaptiveGradientClipping:
-    decay = CoupledWeightDecay(keras_optimizers.Adam(1e-2), 0.1, [model.layers[0]])
+    decay = CoupledWeightDecay(FusedAdam(1e-2), 0.1, [model.layers[0]])
     return _clipping(model, decay, track_clipping=True)
 
 

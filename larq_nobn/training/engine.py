@@ -13,7 +13,11 @@ import tensorflow as tf
 from larq_nobn import zoo
 from larq_nobn._errors import UserError
 from larq_nobn.layers import LearnableBias, RPReLU, RSign
-from larq_nobn.optimizers import AdaptiveGradientClipping, CoupledWeightDecay
+from larq_nobn.optimizers import (
+    AdaptiveGradientClipping,
+    CoupledWeightDecay,
+    FusedAdam,
+)
 from larq_nobn.probes import signal_propagation
 from larq_nobn.training import data
 from larq_nobn.training.checkpoint import Checkpoint, load_latest
@@ -119,7 +123,7 @@ def make_optimizer(
 
 
 _OPTIMIZERS = {
-    "adam": tf.keras.optimizers.Adam,
+    "adam": FusedAdam,
     "rmsprop": tf.keras.optimizers.RMSprop,
     "sgd": lambda rate: tf.keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
 }
