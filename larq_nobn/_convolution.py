@@ -39,7 +39,7 @@ def conv2d(
     @tf.custom_gradient
     def _call(x, kernel):
         def grad(dy):
-            dy, factor = _scaled(dy)
+            dy, factor = _fusion.factored(dy)
             dx = tf.raw_ops.Conv2DBackpropInput(
                 input_sizes=tf.shape(x),
                 filter=kernel if factor == 1 else factor * kernel,
@@ -62,12 +62,6 @@ def conv2d(
         return tf.nn.conv2d(x, kernel, strides, padding), grad
 
     return _call(x, kernel)
-
-
-def _scaled(x: tf.Tensor) -> tuple[tf.Tensor, float]:
-    """A tensor and a constant whose product is the given one."""
-    source, factor, bias = _fusion.origin(x)
-    return (source, factor) if bias is None else (x, 1.0)
 
 
 def _is_small(

@@ -32,7 +32,8 @@ def fused(function: Callable) -> Callable:
     TensorFlow's CPU kernels go through memory once per operator, and its `where` is
     several times slower than the rest; XLA goes once per function. Not for reductions:
     XLA sums over rows slowly, `channel_sum` does not. Half precision computes in
-    float32, which CPUs do faster, and rounds the results.
+    float32, which CPUs do faster, and rounds the results; not those of half precision
+    with full.
 
     Args:
         function: Maps tensors, and arguments that can be dictionary keys, to tensors.
@@ -43,12 +44,15 @@ def fused(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def in_float32(*args):
-        halves = [x.dtype for x in args if _is_half(x)]
-        if not halves:
+        halves = [_is_half(x) for x in args if tf.is_tensor(x)]
+        if not any(halves):
             return function(*args)
-        wide = (tf.cast(x, tf.float32) if _is_half(x) else x for x in args)
-        narrow = functools.partial(tf.cast, dtype=halves[0])
-        return tf.nest.map_structure(narrow, function(*wide))
+        wide = [tf.cast(x, tf.float32) if _is_half(x) else x for x in args]
+        results = function(*wide)
+        if not all(halves):
+            return results
+        dtype = next(x.dtype for x in args if tf.is_tensor(x))
+        return tf.nest.map_structure(lambda x: tf.cast(x, dtype), results)
 
     return _in_graphs(
         in_float32, tf.function(in_float32, jit_compile=True, autograph=False)
@@ -83,14 +87,24 @@ def _in_graphs(function: Callable, compiled: Callable) -> Callable:
 
 
 class Affine(NamedTuple):
-    """`factor * source + bias`, which is how a tensor was computed."""
+    """`factor * source + bias`, which is how a tensor was computed.
+
+    Bias and, if it is none, factor are numbers or tensors of `(..., channels)`.
+    """
 
     source: tf.Tensor
-    factor: float = 1.0
+    factor: float | tf.Tensor = 1.0
     bias: tf.Tensor | None = None
 
 
-def note(result: tf.Tensor, how: Affine) -> tf.Tensor:
+class Signs(NamedTuple):
+    """`scale * sign(source)`, with a scale per channel."""
+
+    source: tf.Tensor
+    scale: tf.Tensor
+
+
+def note(result: tf.Tensor, how: Affine | Signs) -> tf.Tensor:
     """Let who takes a tensor of a graph know how it was computed.
 
     Who can compute from the source saves a pass over memory: what nobody takes is
@@ -108,9 +122,16 @@ def note(result: tf.Tensor, how: Affine) -> tf.Tensor:
     return result
 
 
-def origin(x: tf.Tensor) -> Affine:
+def origin(x: tf.Tensor) -> Affine | Signs:
     """What `note` noted; where it did not, the tensor itself."""
     return getattr(x, "_larq_nobn_origin", Affine(x))
+
+
+def factored(x: tf.Tensor) -> tuple[tf.Tensor, float | tf.Tensor]:
+    """A tensor and a factor, a number or one per channel, whose product is `x`."""
+    how = origin(x)
+    is_product = isinstance(how, Affine) and how.bias is None
+    return (how.source, how.factor) if is_product else (x, 1.0)
 
 
 def channel_sum(x: tf.Tensor) -> tf.Tensor:

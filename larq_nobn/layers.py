@@ -262,8 +262,9 @@ class ScaledWSConv2D(QuantConv2D):
 
     def convolution_op(self, inputs, kernel):
         """Convolve with the gain folded into the kernel."""
-        kernel = scale_channels(*map(tf.convert_to_tensor, (kernel, self.gain)))
-        return super().convolution_op(inputs, tf.cast(kernel, inputs.dtype))
+        kernel, gain = map(tf.convert_to_tensor, (kernel, self.gain))
+        kernel = scale_channels(kernel, gain, inputs.dtype)
+        return super().convolution_op(inputs, kernel)
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""

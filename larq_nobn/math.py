@@ -2,10 +2,20 @@
 
 from collections.abc import Callable, Sequence
 
+import larq as lq
 import numpy as np
 import tensorflow as tf
 
-from larq_nobn._fusion import Affine, channel_sum, fused, note, origin, shared
+from larq_nobn._fusion import (
+    Affine,
+    Signs,
+    channel_sum,
+    factored,
+    fused,
+    note,
+    origin,
+    shared,
+)
 
 
 def _at_least_float32(x: tf.Tensor) -> tf.Tensor:
@@ -114,26 +124,53 @@ def _standardized_gradient(x, dy, mean, dy_mean, factor, slope):
     return (dy - dy_mean) * factor - (x - mean) * slope
 
 
-def scale_channels(kernel: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
+def scale_channels(
+    kernel: tf.Tensor, gain: tf.Tensor, dtype: tf.DType | None = None
+) -> tf.Tensor:
     """Multiply each output channel of a kernel by its gain.
 
     Args:
         kernel: Tensor of shape `(..., out_channels)`.
         gain: Tensor of shape `(1, ..., 1, out_channels)`.
+        dtype: Of the result; by default the kernel's.
 
     Returns:
-        Tensor of the kernel's shape and dtype.
+        Tensor of the kernel's shape.
     """
+    dtype = tf.as_dtype(dtype or kernel.dtype)
+    signs = origin(kernel)
+    if not isinstance(signs, Signs):
+        signs = None
 
     @tf.custom_gradient
     def _call(kernel, gain):
         def grad(dy):
-            dgain = tf.reshape(channel_sum(dy * kernel), gain.shape)
-            return dy * gain, dgain
+            dy, factor = factored(dy)
+            if signs is None:
+                dgain = channel_sum(_product(dy, kernel))
+            else:
+                dgain = channel_sum(_product_of_sign(dy, signs.source)) * signs.scale
+            dgain = tf.reshape(dgain, gain.shape) * factor
+            dkernel = note(_product(dy, factor * gain), Affine(dy, factor * gain))
+            return dkernel, dgain
 
-        return kernel * gain, grad
+        if signs is None:
+            return _product(kernel, gain, dtype), grad
+        scale = signs.scale * gain
+        return scaled_signs(signs.source, scale, dtype), grad
 
     return _call(kernel, gain)
+
+
+@fused
+def scaled_signs(x, scale, dtype):
+    """Return `scale * sign(x)`."""
+    return tf.cast(scale * lq.math.sign(x), dtype)
+
+
+@fused
+def _product_of_sign(x, y):
+    return x * lq.math.sign(y)
 
 
 def shift_channels(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
@@ -181,8 +218,8 @@ def multiply(x: tf.Tensor, factor: float) -> tf.Tensor:
 
 
 @fused
-def _product(x, factor):
-    return factor * x
+def _product(x, factor, dtype=None):
+    return tf.cast(factor * x, dtype or x.dtype)
 
 
 def rprelu(

@@ -7,9 +7,9 @@ a quantizer, by instance or by the strings `"scaled_sign"` and `"sigmoid_sign"`.
 import larq as lq
 import tensorflow as tf
 
-from larq_nobn._fusion import channel_sum, fused
+from larq_nobn._fusion import Signs, channel_sum, factored, fused, note
 from larq_nobn._registration import register
-from larq_nobn.math import approx_sign, binarize
+from larq_nobn.math import approx_sign, binarize, scaled_signs
 
 
 def scaled_sign(x: tf.Tensor, clip_value: float | None = 1.0) -> tf.Tensor:
@@ -29,26 +29,25 @@ def scaled_sign(x: tf.Tensor, clip_value: float | None = 1.0) -> tf.Tensor:
     Returns:
         Tensor of the shape and dtype of `x`.
     """
+    x = tf.convert_to_tensor(x)
+    fan_in = tf.cast(tf.size(x) / tf.shape(x)[-1], x.dtype)
+    scale = channel_sum(tf.abs(tf.stop_gradient(x))) / fan_in
 
     @tf.custom_gradient
     def _call(x):
         def grad(dy):
-            return dy if clip_value is None else _clip_gradient(x, dy, clip_value)
+            if clip_value is None:
+                return dy
+            return _clip_gradient(x, *factored(dy), clip_value)
 
-        fan_in = tf.cast(tf.size(x) / tf.shape(x)[-1], x.dtype)
-        scale = channel_sum(tf.abs(x)) / fan_in
-        return _signs_of_magnitude(x, scale), grad
+        return scaled_signs(x, scale, x.dtype), grad
 
-    return _call(tf.convert_to_tensor(x))
-
-
-@fused
-def _signs_of_magnitude(x, scale):
-    return scale * lq.math.sign(x)
+    return note(_call(x), Signs(x, scale))
 
 
 @fused
-def _clip_gradient(x, dy, clip_value):
+def _clip_gradient(x, dy, factor, clip_value):
+    dy = tf.cast(factor * dy, x.dtype)
     return tf.where(tf.abs(x) <= clip_value, dy, tf.zeros_like(dy))
 
 
