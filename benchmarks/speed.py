@@ -9,7 +9,8 @@ Each row is a process of its own; all rows of a precision are measured in turns,
 by round, so that whatever else the machine does meets all of them. Floors measured in
 the same turns: `convolutions` is every convolution of the network, forward and
 backward, and nothing else; `matmul` is what the machine's matrix multiplication would
-need for as many multiply-adds. `--torch-python` names a Python with PyTorch.
+need for as many multiply-adds. `--torch-python` names a Python with PyTorch,
+`--before` another checkout of this project, whose library to compare with.
 """
 
 import argparse
@@ -26,7 +27,7 @@ HERE = Path(__file__).parent
 class Row:
     """One process that does steps when told to."""
 
-    def __init__(self, name, python=sys.executable, **settings):
+    def __init__(self, name, python=sys.executable, root=None, **settings):
         self.name = name
         script = "speed_torch.py" if "torch" in name else "speed_worker.py"
         self.process = subprocess.Popen(
@@ -35,7 +36,11 @@ class Row:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env={
+                **os.environ,
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+                "PYTHONPATH": str(root or HERE.parent),
+            },
         )
         self.ready = self._read()  # one after the other: set-up is timed too
         self.seconds, self.cpu = [], []
@@ -110,6 +115,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="steps a round")
     parser.add_argument("--torch-python")
+    parser.add_argument("--before", type=Path, help="another checkout")
     parser.add_argument("--out", type=Path, help="write all measurements as JSON")
     args = parser.parse_args()
     cifar = args.network != "reactnet_a"
@@ -125,6 +131,11 @@ def main():
                 Row("matmul", kind="matmul", **base),
             ]
             rows += [Row(f"{n}", kind="model", norm=n, **base) for n in args.norms]
+            if args.before:
+                rows += [
+                    Row(f"{n}, before", root=args.before, kind="model", norm=n, **base)
+                    for n in args.norms
+                ]
             if args.jit:
                 rows += [
                     Row(f"{n}, jit_compile", kind="model", norm=n, jit=True, **base)
