@@ -23,7 +23,8 @@ def conv2d(
     as channels, with the output gradients as the kernel, which is as fast as any.
 
     A constant factor on the output multiplies the gradients of small kernels instead of
-    those of large maps.
+    those of large maps. Inputs that can be computed again are not kept in memory for
+    the kernel's gradient.
 
     Args:
         x: Tensor of shape `(batch, height, width, channels)`.
@@ -35,10 +36,11 @@ def conv2d(
         Tensor of shape `(batch, new height, new width, filters)`.
     """
     steps = [1, *strides, 1]
+    how = _fusion.origin(x, _fusion.Again)
 
     @tf.custom_gradient
     def _call(x, kernel):
-        def grad(dy):
+        def grad(dy, x=x):
             dy, factor = _fusion.factored(dy)
             dx = tf.raw_ops.Conv2DBackpropInput(
                 input_sizes=tf.shape(x),
@@ -47,6 +49,10 @@ def conv2d(
                 strides=steps,
                 padding=padding,
             )
+            if how:
+                # Not before the gradient: TensorFlow would merge the two computations.
+                with tf.control_dependencies([dx]):
+                    x = _fusion.elementwise(how.function, *how.arguments)
             if _is_small(x.shape, kernel.shape, strides, x.dtype):
                 dkernel = _kernel_gradient(x, dy, kernel.shape[:2], strides, padding)
             else:

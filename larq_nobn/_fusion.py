@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -86,6 +87,12 @@ def _in_graphs(function: Callable, compiled: Callable) -> Callable:
     return call
 
 
+@fused
+def elementwise(function: Callable, *arguments) -> tf.Tensor:
+    """`function(*arguments)`, fused."""
+    return function(*arguments)
+
+
 class Affine(NamedTuple):
     """`factor * source + bias`, which is how a tensor was computed.
 
@@ -104,7 +111,17 @@ class Signs(NamedTuple):
     scale: tf.Tensor
 
 
-def note(result: tf.Tensor, how: Affine | Signs) -> tf.Tensor:
+class Again(NamedTuple):
+    """`elementwise(function, *arguments)`; cheaper to compute again than to keep."""
+
+    function: Callable[..., tf.Tensor]
+    arguments: tuple
+
+
+Origin = Affine | Signs | Again
+
+
+def note(result: tf.Tensor, how: Origin) -> tf.Tensor:
     """Let who takes a tensor of a graph know how it was computed.
 
     Who can compute from the source saves a pass over memory: what nobody takes is
@@ -122,16 +139,16 @@ def note(result: tf.Tensor, how: Affine | Signs) -> tf.Tensor:
     return result
 
 
-def origin(x: tf.Tensor) -> Affine | Signs:
-    """What `note` noted; where it did not, the tensor itself."""
-    return getattr(x, "_larq_nobn_origin", Affine(x))
+def origin(x: tf.Tensor, kind: type[Origin]) -> Origin | None:
+    """What `note` noted, if it is of this kind."""
+    how = getattr(x, "_larq_nobn_origin", None)
+    return how if isinstance(how, kind) else None
 
 
 def factored(x: tf.Tensor) -> tuple[tf.Tensor, float | tf.Tensor]:
     """A tensor and a factor, a number or one per channel, whose product is `x`."""
-    how = origin(x)
-    is_product = isinstance(how, Affine) and how.bias is None
-    return (how.source, how.factor) if is_product else (x, 1.0)
+    source, factor, bias = origin(x, Affine) or Affine(x)
+    return (source, factor) if bias is None else (x, 1.0)
 
 
 def channel_sum(x: tf.Tensor) -> tf.Tensor:
@@ -152,6 +169,35 @@ def channel_sum(x: tf.Tensor) -> tf.Tensor:
     if not _for_accelerators and _multiplies_in_float32(x.dtype):
         return tf.matmul(tf.ones([1, tf.shape(rows)[0]], x.dtype), rows)[0]
     return tf.cast(tf.reduce_sum(tf.cast(rows, tf.float32), 0), x.dtype)
+
+
+def fused_sum(function: Callable) -> Callable:
+    """`channel_sum` of an element-wise function, without its values in memory.
+
+    XLA adds up the rows of four parts of the maps, and `channel_sum` the rest: XLA is
+    slow at sums over rows, but not at sums of tensors.
+
+    Args:
+        function: Maps tensors of shapes `(..., channels)`, all the same, and
+            `(channels,)` to one of the former.
+
+    Returns:
+        A function of the same arguments; its results have shape `(channels,)`.
+    """
+
+    @fused
+    def sum_of_parts(*args):
+        known = math.prod(n for n in args[0].shape[:-1] if n)
+        count = math.gcd(known, 4)
+        parts = [
+            tf.unstack(tf.reshape(x, [count, -1, x.shape[-1]]))
+            if x.shape.rank > 1
+            else [x] * count
+            for x in args
+        ]
+        return sum(function(*part) for part in zip(*parts, strict=True))
+
+    return lambda *args: channel_sum(sum_of_parts(*args))
 
 
 @functools.cache

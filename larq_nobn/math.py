@@ -8,10 +8,13 @@ import tensorflow as tf
 
 from larq_nobn._fusion import (
     Affine,
+    Again,
     Signs,
     channel_sum,
+    elementwise,
     factored,
     fused,
+    fused_sum,
     note,
     origin,
     shared,
@@ -91,7 +94,7 @@ def _positive(std: tf.Tensor, eps: float) -> tf.Tensor:
 def _standardized(kernel, gamma, eps):
     fan_in = _fan_in(kernel)
     mean = channel_sum(kernel) / fan_in
-    std = tf.sqrt(channel_sum(_squared_difference(kernel, mean)) / fan_in)
+    std = tf.sqrt(_squared_difference(kernel, mean) / fan_in)
     factor = gamma * fan_in**-0.5 / _positive(std, eps)
     return _difference_times(kernel, mean, factor), mean, std
 
@@ -101,7 +104,7 @@ def _standardization_gradient(kernel, dy, mean, std, gamma, eps):
     fan_in = _fan_in(kernel)
     deviation = _positive(std, eps)
     factor = gamma * fan_in**-0.5 / deviation
-    correlation = channel_sum(_difference_times(kernel, mean, dy))
+    correlation = _correlation(kernel, mean, dy)
     # A constant channel has no direction in which its deviation grows.
     slope = tf.math.divide_no_nan(factor * correlation, deviation * std * fan_in)
     return _standardized_gradient(
@@ -109,9 +112,14 @@ def _standardization_gradient(kernel, dy, mean, std, gamma, eps):
     )
 
 
-@fused
+@fused_sum
 def _squared_difference(x, mean):
     return tf.square(x - mean)
+
+
+@fused_sum
+def _correlation(x, mean, y):
+    return (x - mean) * y
 
 
 @fused
@@ -138,18 +146,16 @@ def scale_channels(
         Tensor of the kernel's shape.
     """
     dtype = tf.as_dtype(dtype or kernel.dtype)
-    signs = origin(kernel)
-    if not isinstance(signs, Signs):
-        signs = None
+    signs = origin(kernel, Signs)
 
     @tf.custom_gradient
     def _call(kernel, gain):
         def grad(dy):
             dy, factor = factored(dy)
             if signs is None:
-                dgain = channel_sum(_product(dy, kernel))
+                dgain = _sum_of_products(dy, kernel)
             else:
-                dgain = channel_sum(_product_of_sign(dy, signs.source)) * signs.scale
+                dgain = _sum_times_sign(dy, signs.source) * signs.scale
             dgain = tf.reshape(dgain, gain.shape) * factor
             dkernel = note(_product(dy, factor * gain), Affine(dy, factor * gain))
             return dkernel, dgain
@@ -168,9 +174,14 @@ def scaled_signs(x, scale, dtype):
     return tf.cast(scale * lq.math.sign(x), dtype)
 
 
-@fused
-def _product_of_sign(x, y):
+@fused_sum
+def _sum_times_sign(x, y):
     return x * lq.math.sign(y)
+
+
+@fused_sum
+def _sum_of_products(x, y):
+    return x * y
 
 
 def shift_channels(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
@@ -188,7 +199,7 @@ def shift_channels(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     def _call(x, bias):
         return _sum(x, bias), lambda dy: (dy, channel_sum(dy))
 
-    source, factor, earlier = origin(x)
+    source, factor, earlier = origin(x, Affine) or Affine(x)
     if earlier is not None:
         source, factor = x, 1.0
     return note(_call(x, bias), Affine(source, factor, bias))
@@ -239,18 +250,20 @@ def rprelu(
         Tensor of the shape and dtype of `x`.
     """
 
+    arguments = (x, bias_in, slope, bias_out)
+
     @tf.custom_gradient
-    def _call(x, bias_in, slope, bias_out):
+    def _call(*_):
         def grad(dy):
-            dx, dslope = _rprelu_gradient(x, bias_in, slope, dy)
-            return dx, channel_sum(dx), channel_sum(dslope), channel_sum(dy)
+            dx = _rprelu_gradient(x, bias_in, slope, dy)
+            dslope = _slope_gradient(x, bias_in, dy)
+            return dx, channel_sum(dx), dslope, channel_sum(dy)
 
-        return _rprelu(x, bias_in, slope, bias_out), grad
+        return elementwise(_rprelu, *arguments), grad
 
-    return _call(x, bias_in, slope, bias_out)
+    return note(_call(*arguments), Again(_rprelu, arguments))
 
 
-@fused
 def _rprelu(x, bias_in, slope, bias_out):
     x = x + bias_in
     return tf.where(x >= 0, x, slope * x) + bias_out
@@ -258,11 +271,13 @@ def _rprelu(x, bias_in, slope, bias_out):
 
 @fused
 def _rprelu_gradient(x, bias_in, slope, dy):
+    return tf.where(x + bias_in >= 0, dy, slope * dy)
+
+
+@fused_sum
+def _slope_gradient(x, bias_in, dy):
     x = x + bias_in
-    positive = x >= 0
-    return tf.where(positive, dy, slope * dy), tf.where(
-        positive, tf.zeros_like(dy), x * dy
-    )
+    return tf.where(x >= 0, tf.zeros_like(dy), x * dy)
 
 
 def scaled_add(residual: tf.Tensor, shortcut: tf.Tensor, alpha: float) -> tf.Tensor:
@@ -326,29 +341,23 @@ def binarize(
     Returns:
         Tensor of the shape and dtype of `x`, with values -1 and 1.
     """
-    source, factor, bias = origin(x) if skip else Affine(x)
+    source, factor, bias = skip and origin(x, Affine) or Affine(x)
     if bias is None or factor == 0:
-
-        @tf.custom_gradient
-        def _call(x):
-            def grad(dy):
-                return _surrogate_gradient(x, dy, surrogate, *arguments)
-
-            return sign(x), grad
-
-        return _call(x)
+        source, factor, bias = Affine(x)
+    # A source that can be computed again need not stay in memory for the gradient.
+    how = skip and origin(source, Again) or Again(tf.identity, (source,))
+    operands = (factor, bias, how.function, *how.arguments)
 
     @tf.custom_gradient
-    def _call_affine(source, bias):
+    def _call(*_):
         def grad(dy):
-            dx = _affine_surrogate_gradient(
-                source, factor, bias, dy, surrogate, *arguments
-            )
-            return dx, channel_sum(dx) / factor
+            dx = elementwise(_surrogate_gradient, dy, surrogate, arguments, *operands)
+            return dx if bias is None else (dx, channel_sum(dx) / factor)
 
-        return _affine_sign(source, factor, bias), grad
+        return elementwise(_sign_of, *operands), grad
 
-    return _call_affine(source, bias)
+    result = _call(source) if bias is None else _call(source, bias)
+    return note(result, Again(_sign_of, operands)) if skip else result
 
 
 def _sign(x):
@@ -362,19 +371,18 @@ def sign(x: tf.Tensor) -> tf.Tensor:
     return _sign(x)
 
 
-@fused
-def _affine_sign(x, factor, bias):
-    return _sign(factor * x + bias)
+def _affine(factor, bias, function, *arguments):
+    x = function(*arguments)
+    return x if bias is None else factor * x + bias
 
 
-@fused
-def _surrogate_gradient(x, dy, surrogate, *arguments):
-    return surrogate(x, dy, *arguments)
+def _sign_of(*operands):
+    return _sign(_affine(*operands))
 
 
-@fused
-def _affine_surrogate_gradient(x, factor, bias, dy, surrogate, *arguments):
-    return factor * surrogate(factor * x + bias, dy, *arguments)
+def _surrogate_gradient(dy, surrogate, arguments, factor, *operands):
+    dx = surrogate(_affine(factor, *operands), dy, *arguments)
+    return dx if factor == 1 else factor * dx
 
 
 def _approx_sign_gradient(x, dy):
