@@ -17,7 +17,7 @@ from larq_nobn.math import (
     scaled_weight_standardization,
     shift_channels,
 )
-from larq_nobn.quantizers import ScaledSign
+from larq_nobn.quantizers import ScaledSign, is_training
 
 
 class _NamedWeights:
@@ -494,12 +494,10 @@ class ScaledAdd(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.alpha = float(alpha)
 
-    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+    def call(self, inputs: Sequence[tf.Tensor], training=None) -> tf.Tensor:
         """Return `alpha * f + r`."""
-        residual, shortcut = inputs
-        if self.alpha == 1:
-            return residual + shortcut
-        return scaled_add(residual, shortcut, self.alpha)
+        residual, shortcut = map(tf.convert_to_tensor, inputs)
+        return scaled_add(residual, shortcut, self.alpha, is_training(training))
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""

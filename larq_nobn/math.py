@@ -249,7 +249,6 @@ def rprelu(
     Returns:
         Tensor of the shape and dtype of `x`.
     """
-
     arguments = (x, bias_in, slope, bias_out)
 
     @tf.custom_gradient
@@ -280,31 +279,38 @@ def _slope_gradient(x, bias_in, dy):
     return tf.where(x >= 0, tf.zeros_like(dy), x * dy)
 
 
-def scaled_add(residual: tf.Tensor, shortcut: tf.Tensor, alpha: float) -> tf.Tensor:
+def scaled_add(
+    residual: tf.Tensor, shortcut: tf.Tensor, alpha: float, skip: bool = False
+) -> tf.Tensor:
     r"""\\(\alpha f + r\\), "BNN - BN = ?" (arXiv 2104.08215), Section 3.1.
 
     Args:
         residual: \\(f\\), of any shape.
         shortcut: \\(r\\), of the same shape.
         alpha: \\(\alpha\\).
+        skip: Whether a shortcut from `rprelu` may be computed on the way.
 
     Returns:
         Tensor of their shape and dtype.
     """
+    how = skip and origin(shortcut, Again) or Again(tf.identity, (shortcut,))
 
     @tf.custom_gradient
-    def _call(residual, shortcut):
+    def _call(*_):
         def grad(dy):
+            if alpha == 1:
+                return dy, dy
             return note(_product(dy, alpha), Affine(dy, alpha)), dy
 
-        return _scaled_add(residual, shortcut, alpha), grad
+        sum_ = elementwise(_scaled_add, residual, alpha, how.function, *how.arguments)
+        return sum_, grad
 
     return _call(residual, shortcut)
 
 
-@fused
-def _scaled_add(residual, shortcut, alpha):
-    return alpha * residual + shortcut
+def _scaled_add(residual, alpha, function, *arguments):
+    residual = residual if alpha == 1 else alpha * residual
+    return residual + function(*arguments)
 
 
 def approx_sign(x: tf.Tensor, skip: bool = False) -> tf.Tensor:

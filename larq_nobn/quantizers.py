@@ -73,7 +73,7 @@ def _sigmoid_sign_gradient(x, dy, slope):
     return dy * (2 * slope) * s * (1 - s)
 
 
-def _is_training(training) -> bool:
+def is_training(training) -> bool:
     """Not where it is a tensor or unknown: gradients of all tensors must exist then."""
     return isinstance(training, bool | int) and bool(training)
 
@@ -127,7 +127,7 @@ class FusedApproxSign(lq.quantizers.Quantizer):
 
     def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
         """Binarize the activations; shape and dtype stay."""
-        return approx_sign(tf.convert_to_tensor(inputs), skip=_is_training(training))
+        return approx_sign(tf.convert_to_tensor(inputs), skip=is_training(training))
 
 
 @lq.utils.register_alias("sigmoid_sign")
@@ -154,7 +154,7 @@ class SigmoidSign(lq.quantizers.Quantizer):
 
     def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
         """Binarize the activations; shape and dtype stay."""
-        return sigmoid_sign(inputs, self.slope, skip=_is_training(training))
+        return sigmoid_sign(inputs, self.slope, skip=is_training(training))
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""
