@@ -343,6 +343,8 @@ def binarize(
         skip: Whether gradients may pass by what came in front of the sign: where `x` is
             a `shift_channels` of a `multiply`, the three compute in one pass forward
             and in one backward. `tf.GradientTape` then has no gradient of `x` itself.
+            A convolution computes such signs again for its gradient, rather than keep
+            them; a gradient of that gradient takes these signs for constants.
 
     Returns:
         Tensor of the shape and dtype of `x`, with values -1 and 1.

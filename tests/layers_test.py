@@ -382,6 +382,68 @@ def test_scale_shift_and_sign_in_training(surrogate, factor):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+def _block(alpha, quantizer):
+    """Sign, convolution and sum behind an RPReLU, twice; the second sum is of it."""
+    x = image = tf.keras.Input((8, 8, 4))
+    for strides in (1, 2):
+        shortcut = x = RPReLU()(x)
+        if strides == 2:
+            shortcut = tf.keras.layers.AveragePooling2D()(x)
+        x = LearnableBias()(Scale(0.7)(x))
+        x = QuantConv2D(
+            4,
+            3,
+            strides=strides,
+            padding="symmetric",
+            input_quantizer=quantizer(),
+            kernel_quantizer="scaled_sign",
+            kernel_initializer="random_normal",
+        )(x)
+        x = ScaledAdd(alpha)([x, shortcut])
+    model = tf.keras.Model(image, x)
+    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+def _step(model, x, dy):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = model(x, training=True)
+        loss = tf.reduce_sum(y * dy)
+    return y, tape.gradient(loss, [x, *model.trainable_variables])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("quantizer", [FusedApproxSign, SigmoidSign])
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_what_is_computed_again_is_what_was_computed(alpha, quantizer):
+    """In a graph that trains, nothing but time and memory is another."""
+    model = _block(alpha, quantizer)
+    x, dy = (tf.constant(rng.normal(size=(2, n, n, 4))) for n in (8, 4))
+    theirs = _step(model, x, dy)
+    for compiled in (False, True):
+        ours = tf.function(_step, jit_compile=compiled)(model, x, dy)
+        for a, b in zip(*map(tf.nest.flatten, (ours, theirs)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_signs_are_not_kept_for_the_gradient():
+    """Where nothing pads them, they are computed again, and not too early."""
+    model = _block(0.2, FusedApproxSign)
+    x, dy = (tf.constant(rng.normal(size=(2, n, n, 4)), "float32") for n in (8, 4))
+    graph = tf.function(_step).get_concrete_function(model, x, dy).graph
+    operators = {"Conv2D": [], "Conv2DBackpropInput": [], "Conv2DBackpropFilter": []}
+    for op in graph.get_operations():
+        if op.type in operators and tuple(op.get_attr("strides")) == (1, 1, 1, 1):
+            operators[op.type].append(op)
+    (forward,), (to_input,), (to_kernel,) = operators.values()
+    signs, again = forward.inputs[0], to_kernel.inputs[0]
+    assert again.ref() != signs.ref()
+    # TensorFlow merges the two computations, and so keeps the first, unless the second
+    # waits for something.
+    assert to_input in again.op.control_inputs
+
+
 @pytest.mark.usefixtures("float64")
 def test_inference_has_the_gradients_of_all_activations():
     """Maps of what a network looked at differentiate by them."""
@@ -429,6 +491,24 @@ def test_scale_and_scaled_add():
     np.testing.assert_array_equal(Scale(1.04**-0.5)(x), x * 1.04**-0.5)
     np.testing.assert_array_equal(ScaledAdd(0.2)([x, r]), 0.2 * x + r)
     np.testing.assert_array_equal(ScaledAdd()([x, r]), x + r)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_shortcut_has_a_gradient_unless_it_is_computed_again(training):
+    """In inference all activations have one."""
+    activation, add = RPReLU(), ScaledAdd(0.2)
+
+    @tf.function
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            shortcut = activation(x)
+            y = add([x, shortcut], training=training)
+        return tape.gradient(y, [x, shortcut])
+
+    dx, dshortcut = gradients(tf.ones((2, 3)))
+    np.testing.assert_allclose(dx, 1.2)
+    np.testing.assert_allclose(dshortcut, 1)
 
 
 @pytest.mark.parametrize(("pool_size", "strides"), [(3, 2), (3, 1), ((5, 3), (2, 3))])

@@ -3,7 +3,7 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from larq_nobn._fusion import channel_sum
+from larq_nobn._fusion import channel_sum, fused_sum
 from larq_nobn.math import (
     adaptive_gradient_clip,
     agc_scale,
@@ -153,6 +153,27 @@ def test_sums_over_many_values(dtype):
     result = tf.cast(channel_sum(x), tf.float64)
     assert channel_sum(x).dtype == dtype
     np.testing.assert_allclose(result, expected, rtol=2**-8)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("batch", [3, None])
+@pytest.mark.parametrize("size", [(), (1, 1), (2, 1), (3, 5), (4, 6)])
+def test_fused_sums(size, batch, dtype):
+    """Also where the rows do not make four parts, and where there are none."""
+    function = fused_sum(lambda x, b, y: (x - b) * y)
+    shape = (batch, *size, 7)
+    call = tf.function(function)
+    call = call.get_concrete_function(
+        *[tf.TensorSpec(s, dtype) for s in (shape, (7,), shape)]
+    )
+    rng = np.random.default_rng(0)
+    for rows in (3,) if batch else (3, 1, 0):
+        x, y = tf.constant(rng.integers(-4, 5, (2, rows, *size, 7)), dtype)
+        b = tf.constant(rng.integers(-4, 5, 7), dtype)
+        expected = np.sum((x - b) * y, axis=tuple(range(len(size) + 1)))
+        for result in (call(x, b, y), function(x, b, y)):
+            assert result.dtype == dtype
+            np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
