@@ -37,19 +37,73 @@ def test_gradients_are_tensorflows(size, kernel_size, strides, padding):
         np.testing.assert_allclose(a, b, atol=1e-12)
 
 
-@pytest.mark.parametrize("channels", [4, 256])
-def test_a_factor_behind_goes_into_the_kernels_gradients(channels):
+@pytest.mark.parametrize("batch", [2, None])
+@pytest.mark.parametrize("size", [(4, 4), (5, 6), (2, 7), (1, 1)])
+def test_fewer_multiplications(size, batch):
+    """The same results in graphs, from products of tiles, also of odd maps."""
     rng = np.random.default_rng(0)
-    x = tf.constant(rng.standard_normal((3, 2, 2, channels)))
+    x = tf.constant(rng.standard_normal((2, *size, 128)))
+    kernel = tf.constant(rng.standard_normal((3, 3, 128, 130)))
+    weights = tf.constant(rng.standard_normal((2, *size, 130)))
+
+    @tf.function(input_signature=[tf.TensorSpec((batch, *size, 128), tf.float64)])
+    def step(x):
+        return gradients(lambda x, k: conv2d(x, k, (1, 1), "SAME"), x, kernel, weights)
+
+    types = [op.type for op in step.get_concrete_function().graph.get_operations()]
+    assert types.count("MatMul") == 48
+    assert not any(name.startswith("Conv2D") for name in types)
+    theirs = gradients(lambda x, k: tf.nn.conv2d(x, k, 1, "SAME"), x, kernel, weights)
+    for a, b in zip(*map(tf.nest.flatten, (step(x), theirs)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_tiles_of_signs_are_exact():
+    """Integers, and multiples of 1/4: sums of a binary convolution have no rounding."""
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        tf.constant(rng.choice([-1.0, 1.0], shape), "float32")
+        for shape in ((2, 8, 8, 256), (3, 3, 256, 128))
+    )
+    result = tf.function(conv2d)(x, kernel, (1, 1), "SAME")
+    np.testing.assert_array_equal(result, tf.nn.conv2d(x, kernel, 1, "SAME"))
+    np.testing.assert_array_equal(result, np.round(result))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel_shape", "strides", "padding", "dtype"),
+    [
+        ((2, 4, 4, 128), (3, 3, 128, 128), (1, 1), "VALID", "float32"),
+        ((2, 4, 4, 128), (3, 3, 128, 128), (2, 2), "SAME", "float32"),
+        ((2, 4, 4, 128), (5, 5, 128, 128), (1, 1), "SAME", "float32"),
+        ((2, 4, 4, 64), (3, 3, 64, 128), (1, 1), "SAME", "float32"),
+        ((2, None, 4, 128), (3, 3, 128, 128), (1, 1), "SAME", "float32"),
+        ((2, 4, 4, 128), (3, 3, 128, 128), (1, 1), "SAME", "bfloat16"),
+    ],
+)
+def test_other_convolutions_are_tensorflows(
+    shape, kernel_shape, strides, padding, dtype
+):
+    specs = [tf.TensorSpec(s, dtype) for s in (shape, kernel_shape)]
+    step = tf.function(lambda x, k: conv2d(x, k, strides, padding))
+    graph = step.get_concrete_function(*specs).graph
+    assert [op.type for op in graph.get_operations()].count("Conv2D") == 1
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(4, 1), (256, 1), (256, 2)])
+def test_a_factor_behind_goes_into_the_kernels_gradients(channels, stride):
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.standard_normal((3, 2 * stride, 2 * stride, channels)))
     kernel = tf.constant(rng.standard_normal((3, 3, channels, channels)))
     shortcut = tf.constant(rng.standard_normal((3, 2, 2, channels)))
     weights = tf.constant(rng.standard_normal(shortcut.shape))
 
     def network(x, kernel):
-        return scaled_add(conv2d(x, kernel, (1, 1), "SAME"), shortcut, 0.2)
+        residual = conv2d(x, kernel, (stride, stride), "SAME")
+        return scaled_add(residual, shortcut, 0.2)
 
     def expected(x, kernel):
-        return 0.2 * tf.nn.conv2d(x, kernel, 1, "SAME") + shortcut
+        return 0.2 * tf.nn.conv2d(x, kernel, stride, "SAME") + shortcut
 
     step = tf.function(lambda: gradients(network, x, kernel, weights))
     ours, theirs = step(), gradients(expected, x, kernel, weights)
@@ -57,8 +111,9 @@ def test_a_factor_behind_goes_into_the_kernels_gradients(channels):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
     # The product by 0.2 is of the kernel; nobody takes the one of the map.
     operators = step.get_concrete_function().graph.get_operations()
-    backward = next(op for op in operators if op.type == "Conv2DBackpropInput")
-    assert backward.inputs[1].op.type == "Mul"
+    backward = [op for op in operators if op.type == "Conv2DBackpropInput"]
+    assert bool(backward) == ((channels, stride) != (256, 1))
+    assert all(op.inputs[1].op.type == "Mul" for op in backward)
 
 
 def test_where_the_kernels_gradient_is_a_convolution():
@@ -102,11 +157,12 @@ def test_layers_give_the_same_either_way(name, strides):
         return tape.gradient(loss, layer.trainable_variables)
 
     ours = step.get_concrete_function()
-    assert any(op.type == "Transpose" for op in ours.graph.get_operations())
+    how = {1: "MatMul", 2: "Transpose"}[strides]
+    assert any(op.type == how for op in ours.graph.get_operations())
     with for_accelerators():
         theirs = step.python_function
         theirs = tf.function(theirs, input_signature=step.input_signature)
         theirs = theirs.get_concrete_function()
-    assert not any(op.type == "Transpose" for op in theirs.graph.get_operations())
+    assert not any(op.type == how for op in theirs.graph.get_operations())
     for a, b in zip(ours(x), theirs(x), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
