@@ -9,7 +9,8 @@ Each row is a process of its own; all rows of a precision are measured in turns,
 by round, so that whatever else the machine does meets all of them. Floors measured in
 the same turns: `convolutions` is every convolution of the network, forward and
 backward, and nothing else; `matmul` is what the machine's matrix multiplication would
-need for as many multiply-adds. `--torch-python` names a Python with PyTorch,
+need for as many multiply-adds. `weights alone` is what is computed for the weights of
+the method and of a plain binary network. `--torch-python` names a Python with PyTorch,
 `--before` another checkout of this project, whose library to compare with.
 """
 
@@ -131,6 +132,11 @@ def main():
                 Row("matmul", kind="matmul", **base),
             ]
             rows += [Row(f"{n}", kind="model", norm=n, **base) for n in args.norms]
+            if task == "train":
+                rows += [
+                    Row(f"{n}, weights alone", kind="weights", norm=n, **base)
+                    for n in ("free", "none")
+                ]
             if args.before:
                 rows += [
                     Row(f"{n}, before", root=args.before, kind="model", norm=n, **base)

@@ -5,11 +5,12 @@ import sys
 import time
 
 from larq_nobn import zoo  # isort: skip  (first: it selects Keras 2)
+import larq as lq
 import numpy as np
 import tensorflow as tf
 from speed_protocol import serve
 
-from larq_nobn import optimizers
+from larq_nobn import math, optimizers
 
 
 def build(settings, norm):
@@ -127,10 +128,58 @@ def matmul_step(settings):
     return lambda: multiply(count).numpy()
 
 
+def weights_step(settings):
+    """What a train step does to the weights besides their update, and nothing else.
+
+    Kernels are standardized, binarized and scaled, which has gradients, and all
+    gradients are clipped; without the method kernels are binarized.
+    """
+    norm = settings["norm"]
+    model = build(settings, norm)
+    dtype = tf.as_dtype(model.compute_dtype)
+    layers = [x for x in model.layers if isinstance(x, lq.layers.QuantConv2D)]
+    kernels = [tf.Variable(layer.kernel) for layer in layers]
+    variables = [kernels]
+    if norm == "free":
+        variables.append([layer.gain for layer in layers])
+    signs = layers[-1].kernel_quantizer
+    small = [w for w in model.trainable_variables if w.shape.rank == 1]
+    dkernels, dsmall = (
+        [tf.cast(tf.random.normal(w.shape), d) for w in weights]
+        for weights, d in ((kernels, dtype), (small, tf.float32))
+    )
+
+    def compute(kernel, gain=None):
+        kernel = tf.convert_to_tensor(kernel)
+        if gain is None:
+            return tf.cast(signs(kernel), dtype)
+        kernel = signs(math.scaled_weight_standardization(kernel))
+        return math.scale_channels(kernel, tf.convert_to_tensor(gain), dtype)
+
+    @tf.function
+    def step():
+        results = []
+        for *weights, dkernel in zip(*variables, dkernels, strict=True):
+            with tf.GradientTape() as tape:
+                kernel = compute(*weights)
+            gradients = tape.gradient(kernel, weights, dkernel)
+            results += [kernel, *map(clip, gradients, weights)]
+        results += map(clip, dsmall, small)
+        return [tf.reshape(x, [-1])[0] for x in results]
+
+    def clip(gradient, weight):
+        if norm != "free":
+            return gradient
+        return math.adaptive_gradient_clip(gradient, tf.convert_to_tensor(weight))
+
+    return step
+
+
 STEPS = {
     "model": model_step,
     "convolutions": convolutions_step,
     "matmul": matmul_step,
+    "weights": weights_step,
 }
 
 
