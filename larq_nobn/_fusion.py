@@ -45,15 +45,16 @@ def fused(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def in_float32(*args):
-        halves = [_is_half(x) for x in args if tf.is_tensor(x)]
+        # Not the scalars: they are numbers, in whatever precision they need.
+        dtypes = [x.dtype for x in args if tf.is_tensor(x) and x.shape.rank != 0]
+        halves = [dtype.is_floating and dtype.size < 4 for dtype in dtypes]
         if not any(halves):
             return function(*args)
         wide = [tf.cast(x, tf.float32) if _is_half(x) else x for x in args]
         results = function(*wide)
         if not all(halves):
             return results
-        dtype = next(x.dtype for x in args if tf.is_tensor(x))
-        return tf.nest.map_structure(lambda x: tf.cast(x, dtype), results)
+        return tf.nest.map_structure(lambda x: tf.cast(x, dtypes[0]), results)
 
     return _in_graphs(
         in_float32, tf.function(in_float32, jit_compile=True, autograph=False)
@@ -81,10 +82,33 @@ def shared(function: Callable) -> Callable:
 def _in_graphs(function: Callable, compiled: Callable) -> Callable:
     @functools.wraps(function)
     def call(*args):
-        # Eager calls are few: not worth a compilation per shape.
-        return function(*args) if tf.executing_eagerly() else compiled(*args)
+        return compiled(*args) if will_run() else function(*args)
 
     return call
+
+
+def will_run() -> bool:
+    """Whether what is computed now is part of a graph that is going to run.
+
+    Eager calls are few: not worth a compilation per shape. And Keras calls a layer in a
+    graph of its own, which it throws away, to learn the shape of the layer's output.
+    """
+    if tf.executing_eagerly():
+        return False
+    return not tf.compat.v1.get_default_graph().name.endswith("_scratch_graph")
+
+
+def number(x: float, like: tf.Tensor) -> tf.Tensor:
+    """A Python number as an argument, one function for all numbers, of `fused`.
+
+    Args:
+        x: The number.
+        like: A tensor that it is computed with, in at least float32.
+
+    Returns:
+        Scalar tensor.
+    """
+    return tf.constant(x, tf.float32 if _is_half(like) else like.dtype)
 
 
 @fused
@@ -104,13 +128,6 @@ class Affine(NamedTuple):
     bias: tf.Tensor | None = None
 
 
-class Signs(NamedTuple):
-    """`scale * sign(source)`, with a scale per channel."""
-
-    source: tf.Tensor
-    scale: tf.Tensor
-
-
 class Again(NamedTuple):
     """`elementwise(function, *arguments)`; cheaper to compute again than to keep."""
 
@@ -118,7 +135,30 @@ class Again(NamedTuple):
     arguments: tuple
 
 
-Origin = Affine | Signs | Again
+class Branch:
+    """What a residual branch that starts with a sign was computed from.
+
+    Where the branch joins its source again, as a shortcut, the shortcut's gradient
+    waits here for the sign's surrogate, which adds it on its way.
+    """
+
+    def __init__(self, source: tf.Tensor):
+        self.source = source
+        self._waiting = []
+
+    def wait(self, gradient: tf.Tensor) -> None:
+        """Leave a gradient of the source."""
+        self._waiting.append(gradient)
+
+    def take(self) -> tf.Tensor | None:
+        """Take the sum of what waits."""
+        gradients, self._waiting = self._waiting, []
+        if len(gradients) > 1:
+            return tf.add_n(gradients)
+        return gradients[0] if gradients else None
+
+
+Origin = Affine | Again | Branch
 
 
 def note(result: tf.Tensor, how: Origin) -> tf.Tensor:
@@ -129,20 +169,23 @@ def note(result: tf.Tensor, how: Origin) -> tf.Tensor:
 
     Args:
         result: The tensor.
-        how: Its origin.
+        how: Its origin; a tensor can have one of each kind.
 
     Returns:
         The same tensor.
     """
     if not tf.executing_eagerly():
-        result._larq_nobn_origin = how
+        result._larq_nobn_origins = {**_origins(result), type(how): how}
     return result
 
 
 def origin(x: tf.Tensor, kind: type[Origin]) -> Origin | None:
-    """What `note` noted, if it is of this kind."""
-    how = getattr(x, "_larq_nobn_origin", None)
-    return how if isinstance(how, kind) else None
+    """What `note` noted of this kind, if anything."""
+    return _origins(x).get(kind)
+
+
+def _origins(x: tf.Tensor) -> dict:
+    return getattr(x, "_larq_nobn_origins", {})
 
 
 def factored(x: tf.Tensor) -> tuple[tf.Tensor, float | tf.Tensor]:
@@ -154,6 +197,8 @@ def factored(x: tf.Tensor) -> tuple[tf.Tensor, float | tf.Tensor]:
 def channel_sum(x: tf.Tensor) -> tf.Tensor:
     """Sum over all axes but the last, by TensorFlow's fastest kernel for that.
 
+    In a graph the sum of a tensor is computed once.
+
     Args:
         x: Tensor of shape `(..., channels)`.
 
@@ -162,6 +207,14 @@ def channel_sum(x: tf.Tensor) -> tf.Tensor:
     """
     if x.shape.rank == 1:
         return x
+    if tf.executing_eagerly():
+        return _channel_sum(x)
+    if not hasattr(x, "_larq_nobn_channel_sum"):
+        x._larq_nobn_channel_sum = _channel_sum(x)
+    return x._larq_nobn_channel_sum
+
+
+def _channel_sum(x: tf.Tensor) -> tf.Tensor:
     if not _is_half(x):
         return tf.raw_ops.BiasAddGrad(out_backprop=x)
     # BiasAddGrad adds up in half precision, where long sums stand still.
@@ -171,33 +224,33 @@ def channel_sum(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.reduce_sum(tf.cast(rows, tf.float32), 0), x.dtype)
 
 
-def fused_sum(function: Callable) -> Callable:
-    """`channel_sum` of an element-wise function, without its values in memory.
+def fused_sums(function: Callable) -> Callable:
+    """`channel_sum`s of an element-wise function, without its values in memory.
 
     XLA adds up the rows of four parts of the maps, and `channel_sum` the rest: XLA is
     slow at sums over rows, but not at sums of tensors.
 
     Args:
-        function: Maps tensors of shapes `(..., channels)`, all the same, and
-            `(channels,)` to one of the former.
+        function: Maps tensors of shapes `(..., channels)`, all the same, others of
+            shape `(channels,)` and numbers to a list of some of the former.
 
     Returns:
         A function of the same arguments; its results have shape `(channels,)`.
     """
 
     @fused
-    def sum_of_parts(*args):
-        known = math.prod(n for n in args[0].shape[:-1] if n)
-        count = math.gcd(known, 4)
+    def sums_of_parts(*args):
+        is_map = [tf.is_tensor(x) and x.shape.rank > 1 for x in args]
+        shape = args[is_map.index(True)].shape
+        count = math.gcd(math.prod(n for n in shape[:-1] if n), 4)
         parts = [
-            tf.unstack(tf.reshape(x, [count, -1, x.shape[-1]]))
-            if x.shape.rank > 1
-            else [x] * count
-            for x in args
+            tf.unstack(tf.reshape(x, [count, -1, shape[-1]])) if split else [x] * count
+            for x, split in zip(args, is_map, strict=True)
         ]
-        return sum(function(*part) for part in zip(*parts, strict=True))
+        results = [function(*part) for part in zip(*parts, strict=True)]
+        return [sum(terms) for terms in zip(*results, strict=True)]
 
-    return lambda *args: channel_sum(sum_of_parts(*args))
+    return lambda *args: [channel_sum(x) for x in sums_of_parts(*args)]
 
 
 @functools.cache

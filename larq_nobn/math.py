@@ -9,13 +9,14 @@ import tensorflow as tf
 from larq_nobn._fusion import (
     Affine,
     Again,
-    Signs,
+    Branch,
     channel_sum,
     elementwise,
     factored,
     fused,
-    fused_sum,
+    fused_sums,
     note,
+    number,
     origin,
     shared,
 )
@@ -94,7 +95,8 @@ def _positive(std: tf.Tensor, eps: float) -> tf.Tensor:
 def _standardized(kernel, gamma, eps):
     fan_in = _fan_in(kernel)
     mean = channel_sum(kernel) / fan_in
-    std = tf.sqrt(_squared_difference(kernel, mean) / fan_in)
+    (squares,) = _squared_difference(kernel, mean)
+    std = tf.sqrt(squares / fan_in)
     factor = gamma * fan_in**-0.5 / _positive(std, eps)
     return _difference_times(kernel, mean, factor), mean, std
 
@@ -104,7 +106,7 @@ def _standardization_gradient(kernel, dy, mean, std, gamma, eps):
     fan_in = _fan_in(kernel)
     deviation = _positive(std, eps)
     factor = gamma * fan_in**-0.5 / deviation
-    correlation = _correlation(kernel, mean, dy)
+    (correlation,) = _correlation(kernel, mean, dy)
     # A constant channel has no direction in which its deviation grows.
     slope = tf.math.divide_no_nan(factor * correlation, deviation * std * fan_in)
     return _standardized_gradient(
@@ -112,14 +114,14 @@ def _standardization_gradient(kernel, dy, mean, std, gamma, eps):
     )
 
 
-@fused_sum
+@fused_sums
 def _squared_difference(x, mean):
-    return tf.square(x - mean)
+    return [tf.square(x - mean)]
 
 
-@fused_sum
+@fused_sums
 def _correlation(x, mean, y):
-    return (x - mean) * y
+    return [(x - mean) * y]
 
 
 @fused
@@ -146,42 +148,135 @@ def scale_channels(
         Tensor of the kernel's shape.
     """
     dtype = tf.as_dtype(dtype or kernel.dtype)
-    signs = origin(kernel, Signs)
 
     @tf.custom_gradient
     def _call(kernel, gain):
         def grad(dy):
             dy, factor = factored(dy)
-            if signs is None:
-                dgain = _sum_of_products(dy, kernel)
-            else:
-                dgain = _sum_times_sign(dy, signs.source) * signs.scale
+            (dgain,) = _sum_of_products(dy, kernel)
             dgain = tf.reshape(dgain, gain.shape) * factor
             dkernel = note(_product(dy, factor * gain), Affine(dy, factor * gain))
             return dkernel, dgain
 
-        if signs is None:
-            return _product(kernel, gain, dtype), grad
-        scale = signs.scale * gain
-        return scaled_signs(signs.source, scale, dtype), grad
+        return _product(kernel, gain, dtype), grad
 
     return _call(kernel, gain)
 
 
+def binary_ws_kernel(
+    kernel: tf.Tensor,
+    gain: tf.Tensor,
+    gamma: float = 1.0,
+    eps: float = 1e-5,
+    clip_value: float | None = 1.0,
+    dtype: tf.DType | None = None,
+) -> tf.Tensor:
+    r"""Standardize, binarize and scale a kernel, in few passes over memory.
+
+    \\[ g \, c \, \mathrm{sign}(\hat w), \quad c = \mathrm{mean}|\hat w| \\]
+
+    The kernel of "BNN - BN = ?" (arXiv 2104.08215), Section 3.2: `scale_channels` of
+    `larq_nobn.quantizers.scaled_sign` of `scaled_weight_standardization`, with their
+    gradients.
+
+    Args:
+        kernel: Tensor of shape `(..., out_channels)`; half precision computes in
+            float32.
+        gain: \\(g\\), of shape `(1, ..., 1, out_channels)`.
+        gamma: As in `scaled_weight_standardization`.
+        eps: As in `scaled_weight_standardization`.
+        clip_value: As in `larq_nobn.quantizers.scaled_sign`.
+        dtype: Of the result; by default the kernel's.
+
+    Returns:
+        Tensor of the kernel's shape.
+    """
+    dtype = tf.as_dtype(dtype or kernel.dtype)
+    kernel, gain = map(_at_least_float32, (kernel, gain))
+    gamma, eps = float(gamma), float(eps)
+
+    @tf.custom_gradient
+    def _call(kernel, gain):
+        mean, std, magnitude = _binary_statistics(kernel, gamma, eps)
+
+        def grad(dy):
+            dy, factor = factored(dy)
+            scale = tf.reshape(factor * gain, [-1])
+            statistics = (mean, std, magnitude)
+            dkernel, dgain = _binary_gradient(
+                kernel, dy, scale, *statistics, gamma, eps, clip_value
+            )
+            return dkernel, tf.reshape(factor * dgain, gain.shape)
+
+        scale = magnitude * tf.reshape(gain, [-1])
+        return scaled_signs(kernel, scale, dtype, mean), grad
+
+    return _call(kernel, gain)
+
+
+@shared
+def _binary_statistics(kernel, gamma, eps):
+    """Mean and deviation of each channel, and the mean of |ŵ|."""
+    fan_in = _fan_in(kernel)
+    mean = channel_sum(kernel) / fan_in
+    squares, magnitudes = _binary_sums(kernel, mean)
+    std = tf.sqrt(squares / fan_in)
+    factor = gamma * fan_in**-0.5 / _positive(std, eps)
+    return mean, std, factor * magnitudes / fan_in
+
+
+@shared
+def _binary_gradient(kernel, dy, scale, mean, std, magnitude, gamma, eps, clip_value):
+    """Gradients of kernel and gain; that of ŵ is `scale * dy` where |ŵ| <= clip."""
+    fan_in = _fan_in(kernel)
+    deviation = _positive(std, eps)
+    factor = gamma * fan_in**-0.5 / deviation
+    # |ŵ| <= clip as a bound of |w - mean|.
+    bound = mean.dtype.max if clip_value is None else clip_value / factor
+    bound = tf.broadcast_to(tf.cast(bound, mean.dtype), mean.shape)
+    clipped = (kernel, mean, bound, dy)
+    dy_sum, correlation, dgain = _binary_gradient_sums(*clipped)
+    slope = factor * scale * correlation
+    slope = tf.math.divide_no_nan(slope, deviation * std * fan_in)
+    dkernel = _binary_standardized_gradient(
+        *clipped, dy_sum / fan_in, factor * scale, slope
+    )
+    return dkernel, magnitude * dgain
+
+
+@fused_sums
+def _binary_sums(x, mean):
+    x = x - mean
+    return [tf.square(x), tf.abs(x)]
+
+
+@fused_sums
+def _binary_gradient_sums(x, mean, bound, dy):
+    x, dy = x - mean, tf.cast(dy, x.dtype)
+    clipped = _clip(x, bound, dy)
+    return [clipped, clipped * x, dy * lq.math.sign(x)]
+
+
+def _clip(difference, bound, dy):
+    return tf.where(tf.abs(difference) <= bound, dy, tf.zeros_like(dy))
+
+
 @fused
-def scaled_signs(x, scale, dtype):
-    """Return `scale * sign(x)`."""
-    return tf.cast(scale * lq.math.sign(x), dtype)
+def _binary_standardized_gradient(x, mean, bound, dy, dy_mean, factor, slope):
+    x = x - mean
+    dy = _clip(x, bound, tf.cast(dy, x.dtype))
+    return (dy - dy_mean) * factor - x * slope
 
 
-@fused_sum
-def _sum_times_sign(x, y):
-    return x * lq.math.sign(y)
+@fused
+def scaled_signs(x, scale, dtype, mean=0.0):
+    """Return `scale * sign(x - mean)`."""
+    return tf.cast(scale * lq.math.sign(x - mean), dtype)
 
 
-@fused_sum
+@fused_sums
 def _sum_of_products(x, y):
-    return x * y
+    return [x * y]
 
 
 def shift_channels(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
@@ -197,17 +292,12 @@ def shift_channels(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
 
     @tf.custom_gradient
     def _call(x, bias):
-        return _sum(x, bias), lambda dy: (dy, channel_sum(dy))
+        return tf.nn.bias_add(x, bias), lambda dy: (dy, channel_sum(dy))
 
     source, factor, earlier = origin(x, Affine) or Affine(x)
     if earlier is not None:
         source, factor = x, 1.0
     return note(_call(x, bias), Affine(source, factor, bias))
-
-
-@fused
-def _sum(x, y):
-    return x + y
 
 
 def multiply(x: tf.Tensor, factor: float) -> tf.Tensor:
@@ -223,9 +313,15 @@ def multiply(x: tf.Tensor, factor: float) -> tf.Tensor:
 
     @tf.custom_gradient
     def _call(x):
-        return _product(x, factor), lambda dy: _product(dy, factor)
+        return _scaled(x, factor), lambda dy: _scaled(dy, factor)
 
     return note(_call(x), Affine(x, factor))
+
+
+def _scaled(x: tf.Tensor, factor: float) -> tf.Tensor:
+    factor = number(factor, x)
+    # One pass either way, but for the rounding of the factor.
+    return factor * x if factor.dtype == x.dtype else _product(x, factor)
 
 
 @fused
@@ -255,7 +351,7 @@ def rprelu(
     def _call(*_):
         def grad(dy):
             dx = _rprelu_gradient(x, bias_in, slope, dy)
-            dslope = _slope_gradient(x, bias_in, dy)
+            (dslope,) = _slope_gradient(x, bias_in, dy)
             return dx, channel_sum(dx), dslope, channel_sum(dy)
 
         return elementwise(_rprelu, *arguments), grad
@@ -273,10 +369,10 @@ def _rprelu_gradient(x, bias_in, slope, dy):
     return tf.where(x + bias_in >= 0, dy, slope * dy)
 
 
-@fused_sum
+@fused_sums
 def _slope_gradient(x, bias_in, dy):
     x = x + bias_in
-    return tf.where(x >= 0, tf.zeros_like(dy), x * dy)
+    return [tf.where(x >= 0, tf.zeros_like(dy), x * dy)]
 
 
 def scaled_add(
@@ -294,13 +390,19 @@ def scaled_add(
         Tensor of their shape and dtype.
     """
     how = skip and origin(shortcut, Again) or Again(tf.identity, (shortcut,))
+    branch = skip and origin(residual, Branch)
+    is_source = branch and branch.source is shortcut
 
     @tf.custom_gradient
     def _call(*_):
         def grad(dy):
-            if alpha == 1:
-                return dy, dy
-            return note(_product(dy, alpha), Affine(dy, alpha)), dy
+            scaled = dy
+            if alpha != 1:
+                scaled = note(_scaled(dy, alpha), Affine(dy, alpha))
+            if not is_source:
+                return scaled, dy
+            branch.wait(dy)
+            return scaled, None
 
         sum_ = elementwise(_scaled_add, residual, alpha, how.function, *how.arguments)
         return sum_, grad
@@ -352,20 +454,36 @@ def binarize(
     source, factor, bias = skip and origin(x, Affine) or Affine(x)
     if bias is None or factor == 0:
         source, factor, bias = Affine(x)
+    if factor != 1:
+        factor = number(factor, source)
     # A source that can be computed again need not stay in memory for the gradient.
     how = skip and origin(source, Again) or Again(tf.identity, (source,))
     operands = (factor, bias, how.function, *how.arguments)
+    branch = Branch(source)
 
     @tf.custom_gradient
     def _call(*_):
         def grad(dy):
-            dx = elementwise(_surrogate_gradient, dy, surrogate, arguments, *operands)
-            return dx if bias is None else (dx, channel_sum(dx) / factor)
+            shortcut = branch.take()
+            dx = elementwise(
+                _surrogate_gradient, dy, surrogate, arguments, shortcut, *operands
+            )
+            if bias is None:
+                return dx
+            dbias = channel_sum(dx)
+            if shortcut is not None:
+                # Both sums are gradients of the shifts around and computed anyway.
+                dbias -= channel_sum(shortcut)
+            return dx, dbias / tf.cast(factor, dbias.dtype)
 
         return elementwise(_sign_of, *operands), grad
 
     result = _call(source) if bias is None else _call(source, bias)
-    return note(result, Again(_sign_of, operands)) if skip else result
+    if not skip:
+        return result
+    note(result, branch)
+    # Half as many bytes can stay in memory.
+    return result if result.dtype.size < 4 else note(result, Again(_sign_of, operands))
 
 
 def _sign(x):
@@ -381,16 +499,20 @@ def sign(x: tf.Tensor) -> tf.Tensor:
 
 def _affine(factor, bias, function, *arguments):
     x = function(*arguments)
-    return x if bias is None else factor * x + bias
+    return x if bias is None else _times(factor, x) + bias
+
+
+def _times(factor, x):
+    return x if isinstance(factor, float) and factor == 1 else factor * x
 
 
 def _sign_of(*operands):
     return _sign(_affine(*operands))
 
 
-def _surrogate_gradient(dy, surrogate, arguments, factor, *operands):
-    dx = surrogate(_affine(factor, *operands), dy, *arguments)
-    return dx if factor == 1 else factor * dx
+def _surrogate_gradient(dy, surrogate, arguments, shortcut, factor, *operands):
+    dx = _times(factor, surrogate(_affine(factor, *operands), dy, *arguments))
+    return dx if shortcut is None else dx + shortcut
 
 
 def _approx_sign_gradient(x, dy):
@@ -428,8 +550,16 @@ def unitwise_norm(x: tf.Tensor) -> tf.Tensor:
     """
     if x.shape.rank < 2:
         return tf.sqrt(tf.reduce_sum(tf.square(x), keepdims=True))
+    if x.shape[:-1].num_elements() == 1:
+        return tf.abs(x)
     shape = [1] * (x.shape.rank - 1) + [-1]
-    return tf.sqrt(tf.reshape(channel_sum(tf.square(x)), shape))
+    (squares,) = _squares(x)
+    return tf.sqrt(tf.reshape(squares, shape))
+
+
+@fused_sums
+def _squares(x):
+    return [tf.square(x)]
 
 
 def agc_scale(

@@ -3,7 +3,7 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from larq_nobn._fusion import channel_sum, fused_sum
+from larq_nobn._fusion import channel_sum, fused_sums
 from larq_nobn.math import (
     adaptive_gradient_clip,
     agc_scale,
@@ -160,7 +160,7 @@ def test_sums_over_many_values(dtype):
 @pytest.mark.parametrize("size", [(), (1, 1), (2, 1), (3, 5), (4, 6)])
 def test_fused_sums(size, batch, dtype):
     """Also where the rows do not make four parts, and where there are none."""
-    function = fused_sum(lambda x, b, y: (x - b) * y)
+    function = fused_sums(lambda x, b, y: [(x - b) * y, x + y])
     shape = (batch, *size, 7)
     call = tf.function(function)
     call = call.get_concrete_function(
@@ -170,10 +170,11 @@ def test_fused_sums(size, batch, dtype):
     for rows in (3,) if batch else (3, 1, 0):
         x, y = tf.constant(rng.integers(-4, 5, (2, rows, *size, 7)), dtype)
         b = tf.constant(rng.integers(-4, 5, 7), dtype)
-        expected = np.sum((x - b) * y, axis=tuple(range(len(size) + 1)))
-        for result in (call(x, b, y), function(x, b, y)):
-            assert result.dtype == dtype
-            np.testing.assert_array_equal(result, expected)
+        for results in (call(x, b, y), function(x, b, y)):
+            for result, values in zip(results, ((x - b) * y, x + y), strict=True):
+                assert result.dtype == dtype
+                expected = np.sum(values, axis=tuple(range(len(size) + 1)))
+                np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
