@@ -215,13 +215,13 @@ def channel_sum(x: tf.Tensor) -> tf.Tensor:
 
 
 def _channel_sum(x: tf.Tensor) -> tf.Tensor:
-    if not _is_half(x):
-        return tf.raw_ops.BiasAddGrad(out_backprop=x)
-    # BiasAddGrad adds up in half precision, where long sums stand still.
     rows = tf.reshape(x, [-1, x.shape[-1]])
-    if not _for_accelerators and _multiplies_in_float32(x.dtype):
+    if not _for_accelerators and (not _is_half(x) or _multiplies_in_float32(x.dtype)):
+        # Not BiasAddGrad: it adds up in half precision, where long sums stand still,
+        # and TensorFlow fuses it with a kernel's gradient, at ten times its own cost.
         return tf.matmul(tf.ones([1, tf.shape(rows)[0]], x.dtype), rows)[0]
-    return tf.cast(tf.reduce_sum(tf.cast(rows, tf.float32), 0), x.dtype)
+    wide = tf.cast(rows, tf.float32) if _is_half(x) else rows
+    return tf.cast(tf.reduce_sum(wide, 0), x.dtype)
 
 
 def fused_sums(function: Callable) -> Callable:
