@@ -215,13 +215,15 @@ def channel_sum(x: tf.Tensor) -> tf.Tensor:
 
 
 def _channel_sum(x: tf.Tensor) -> tf.Tensor:
+    # As a matrix: with a map TensorFlow fuses BiasAddGrad and a kernel's gradient, at
+    # ten times the cost of the sum.
     rows = tf.reshape(x, [-1, x.shape[-1]])
-    if not _for_accelerators and (not _is_half(x) or _multiplies_in_float32(x.dtype)):
-        # Not BiasAddGrad: it adds up in half precision, where long sums stand still,
-        # and TensorFlow fuses it with a kernel's gradient, at ten times its own cost.
+    if not _is_half(x):
+        return tf.raw_ops.BiasAddGrad(out_backprop=rows)
+    # It adds up in half precision, where long sums stand still.
+    if not _for_accelerators and _multiplies_in_float32(x.dtype):
         return tf.matmul(tf.ones([1, tf.shape(rows)[0]], x.dtype), rows)[0]
-    wide = tf.cast(rows, tf.float32) if _is_half(x) else rows
-    return tf.cast(tf.reduce_sum(wide, 0), x.dtype)
+    return tf.cast(tf.reduce_sum(tf.cast(rows, tf.float32), 0), x.dtype)
 
 
 def fused_sums(function: Callable) -> Callable:
