@@ -221,7 +221,7 @@ def _channel_sum(x: tf.Tensor) -> tf.Tensor:
     if not _is_half(x):
         return tf.raw_ops.BiasAddGrad(out_backprop=rows)
     # It adds up in half precision, where long sums stand still.
-    if not _for_accelerators and _multiplies_in_float32(x.dtype):
+    if not _for_accelerators and multiplies_in_float32(x.dtype):
         return tf.matmul(tf.ones([1, tf.shape(rows)[0]], x.dtype), rows)[0]
     return tf.cast(tf.reduce_sum(tf.cast(rows, tf.float32), 0), x.dtype)
 
@@ -256,7 +256,7 @@ def fused_sums(function: Callable) -> Callable:
 
 
 @functools.cache
-def _multiplies_in_float32(dtype: tf.DType) -> bool:
+def multiplies_in_float32(dtype: tf.DType) -> bool:
     """Whether matrix products of half precision add up in float32 on this machine."""
     with tf.init_scope():
         # float16, which cannot hold the sum, never passes.
