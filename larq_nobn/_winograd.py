@@ -77,20 +77,24 @@ def _even(x: tf.Tensor) -> tf.Tensor:
     return tf.pad(x, [[0, 0], *[[0, size % 2] for size in x.shape[1:3]], [0, 0]])
 
 
-@fused
 def _input_tiles(x: tf.Tensor) -> Tiles:
+    # XLA would look for the border at each of 16 pixels that a tile reads.
+    border = [[1, 1 + size % 2] for size in x.shape[1:3]]
+    return _tiles(tf.pad(x, [[0, 0], *border, [0, 0]]))
+
+
+@fused
+def _tiles(x: tf.Tensor) -> Tiles:
     def transform(d):
         return d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]
 
-    _, height, width, channels = x.shape
-    height, width = height + height % 2, width + width % 2
-    x = tf.pad(_even(x), [[0, 0], [1, 1], [1, 1], [0, 0]])
+    height, width = (size - 2 for size in x.shape[1:3])
     # Rows first, in one piece: a pass over memory is a loop over rows.
     rows = transform([x[:, i : i + height : 2] for i in range(4)])
     tiles = [
         transform([row[:, :, j : j + width : 2] for j in range(4)]) for row in rows
     ]
-    return [tf.reshape(v, [-1, channels]) for v in itertools.chain(*tiles)]
+    return [tf.reshape(v, [-1, x.shape[-1]]) for v in itertools.chain(*tiles)]
 
 
 @fused
