@@ -96,14 +96,14 @@ def conv2d(
 def _has_fast_tiles(x: tf.Tensor, kernel: tf.Tensor) -> bool:
     """Whether `_winograd` is faster than TensorFlow's operators.
 
-    Measured with maps of 4x4 to 32x32, on two kinds of processors: from 128 or 256
-    channels on the products outweigh the transforms. Half precision would round the
-    products before they are added.
+    Measured with maps of 4x4 to 32x32, on two kinds of processors: from 128 channels on
+    the products outweigh the transforms. Half precision would round the products before
+    they are added.
     """
     *size, channels, filters = kernel.shape
     return (
         size == [3, 3]
-        and min(channels, filters) >= 256
+        and min(channels, filters) >= 128
         and None not in x.shape[1:3]
         and x.dtype.size >= 4
     )

@@ -281,6 +281,17 @@ class FusedAdam(tf.keras.optimizers.Adam):
 
     def __init__(self, learning_rate=0.001, **kwargs):
         super().__init__(learning_rate, **kwargs)
+        # Of the update that is being applied, in a namespace as no part of the state.
+        self._applied = SimpleNamespace(scalars=None)
+
+    def apply_gradients(self, *args, **kwargs):
+        """Update all variables, with scalars that are computed once."""
+        # A compiled update is a function by itself, which lives longer than this graph.
+        self._applied.scalars = None if self.jit_compile else {}
+        try:
+            return super().apply_gradients(*args, **kwargs)
+        finally:
+            self._applied.scalars = None
 
     def update_step(self, gradient, variable: tf.Variable) -> None:
         """Update one variable."""
@@ -289,18 +300,20 @@ class FusedAdam(tf.keras.optimizers.Adam):
             return
         index = self._index_dict[self._var_key(variable)]
         dtype = variable.dtype
-        scalars = _adam_scalars(
-            tf.convert_to_tensor(self.learning_rate),
-            tf.convert_to_tensor(self.iterations),
-            *map(float, (self.beta_1, self.beta_2, self.epsilon)),
-            dtype,
-        )
+        known = {} if self._applied.scalars is None else self._applied.scalars
+        if dtype not in known:
+            known[dtype] = _adam_scalars(
+                tf.convert_to_tensor(self.learning_rate),
+                tf.convert_to_tensor(self.iterations),
+                *map(float, (self.beta_1, self.beta_2, self.epsilon)),
+                dtype,
+            )
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].handle,
             v=self._velocities[index].handle,
             grad=tf.cast(gradient, dtype),
-            **scalars,
+            **known[dtype],
         )
 
 

@@ -6,6 +6,7 @@ import oracles
 import pytest
 import tensorflow as tf
 
+from larq_nobn._fusion import will_run
 from larq_nobn.layers import (
     LearnableBias,
     QuantConv2D,
@@ -382,7 +383,7 @@ def test_scale_shift_and_sign_in_training(surrogate, factor):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-def _block(alpha, quantizer):
+def _block(alpha, quantizer, cls=QuantConv2D):
     """Sign, convolution and sum behind an RPReLU, twice; the second sum is of it."""
     x = image = tf.keras.Input((8, 8, 4))
     for strides in (1, 2):
@@ -390,7 +391,7 @@ def _block(alpha, quantizer):
         if strides == 2:
             shortcut = tf.keras.layers.AveragePooling2D()(x)
         x = LearnableBias()(Scale(0.7)(x))
-        x = QuantConv2D(
+        x = cls(
             4,
             3,
             strides=strides,
@@ -405,26 +406,71 @@ def _block(alpha, quantizer):
     return model
 
 
-def _step(model, x, dy):
+def _step(model, x, dy, variables=None):
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = model(x, training=True)
         loss = tf.reduce_sum(y * dy)
-    return y, tape.gradient(loss, [x, *model.trainable_variables])
+    variables = model.trainable_variables if variables is None else variables
+    return y, tape.gradient(loss, [x, *variables])
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("quantizer", [FusedApproxSign, SigmoidSign])
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
-def test_what_is_computed_again_is_what_was_computed(alpha, quantizer):
+@pytest.mark.parametrize("cls", [QuantConv2D, ScaledWSConv2D])
+def test_what_is_computed_again_is_what_was_computed(cls, alpha, quantizer):
     """In a graph that trains, nothing but time and memory is another."""
-    model = _block(alpha, quantizer)
+    model = _block(alpha, quantizer, cls)
     x, dy = (tf.constant(rng.normal(size=(2, n, n, 4))) for n in (8, 4))
     theirs = _step(model, x, dy)
-    for compiled in (False, True):
-        ours = tf.function(_step, jit_compile=compiled)(model, x, dy)
+    graphs = [tf.function(_step, jit_compile=compiled) for compiled in (False, True)]
+    # The graph may also be that of the forward pass only, differentiated from outside.
+    forward = tf.function(lambda x, training: model(x, training=training))
+    for ours in (
+        *(graph(model, x, dy) for graph in graphs),
+        _step(forward, x, dy, model.trainable_variables),
+    ):
         for a, b in zip(*map(tf.nest.flatten, (ours, theirs)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def _sign_and_shortcut(x, joined):
+    """A branch that starts with a sign, and a sum with its source or not with it."""
+    conv = QuantConv2D(3, 1, input_quantizer=FusedApproxSign())
+    other = QuantConv2D(3, 1, input_quantizer=FusedApproxSign())
+    branch, others = conv(x), other(LearnableBias()(x))
+    return branch, others, ScaledAdd(0.2)([branch if joined else others, x])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("wanted", [[2], [0, 2], [1, 2], [0], [0, 1, 2]])
+@pytest.mark.parametrize("joined", [True, False])
+def test_no_shortcuts_gradient_is_lost(joined, wanted):
+    """Whichever results of a network the loss is of, and whatever it is by."""
+    image = tf.keras.Input((4, 4, 3))
+    x = LearnableBias()(image)
+    model = tf.keras.Model(image, _sign_and_shortcut(x, joined))
+    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
+    images = tf.constant(rng.normal(size=(2, 4, 4, 3)))
+    factors = rng.normal(size=(3, 2, 4, 4, 3))
+
+    def gradients(by_image):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(images)
+            outputs = model(images, training=True)
+            loss = sum(tf.reduce_sum(outputs[i] * factors[i]) for i in wanted)
+        sources = [images] if by_image else model.trainable_variables
+        # Twice: nothing of the first time is left for the second.
+        return [
+            tape.gradient(loss, sources, unconnected_gradients="zero") for _ in range(2)
+        ]
+
+    for by_image in (True, False):
+        theirs = gradients(by_image)
+        ours = tf.function(gradients)(by_image)
+        for a, b in zip(*map(tf.nest.flatten, (ours, theirs)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_signs_are_not_kept_for_the_gradient():
@@ -732,3 +778,21 @@ def test_a_failed_call_does_not_cost_the_latent_weights(monkeypatch):
 
 def _interrupt(*args, **kwargs):
     raise KeyboardInterrupt
+
+
+def test_keras_learns_shapes_without_compiling():
+    """Building a network must not trace functions for a graph that never runs."""
+    runs = []
+
+    class Layer(tf.keras.layers.Layer):
+        def call(self, inputs):
+            runs.append(will_run())
+            return inputs
+
+    image = tf.keras.Input((2,))
+    model = tf.keras.Model(image, Layer()(image))
+    assert runs == [False]
+    model(tf.ones((1, 2)))
+    assert runs == [False, False]  # eager
+    tf.function(model)(tf.ones((1, 2)))
+    assert runs[2:] == [True]

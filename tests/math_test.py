@@ -7,14 +7,17 @@ from larq_nobn._fusion import channel_sum, fused_sums
 from larq_nobn.math import (
     adaptive_gradient_clip,
     agc_scale,
+    binary_ws_kernel,
     multiply,
     rprelu,
+    scale_channels,
     scaled_add,
     scaled_weight_standardization,
     shift_channels,
     sign,
     unitwise_norm,
 )
+from larq_nobn.quantizers import scaled_sign
 
 rng = np.random.default_rng(0)
 
@@ -225,3 +228,49 @@ def test_half_precision_computes_in_float32():
     small = tf.constant([2.0**-10], tf.bfloat16)
     assert float(rprelu(x, small, slope, minus)[0, 0]) == 2.0**-10
     assert rprelu(x, small, slope, minus).dtype == tf.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8, 6), (1, 1, 5, 4), (7, 3)])
+@pytest.mark.parametrize("clip_value", [1.0, 0.1, None])
+@pytest.mark.parametrize(("gamma", "eps"), [(1.0, 1e-5), (1.7, 1e-2), (1.0, 0.0)])
+def test_a_binary_kernel_is_its_three_steps(gamma, eps, clip_value, shape):
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=shape)
+    kernel[..., 0] = 0.5  # A constant channel, whose mean is exact.
+    kernel, dy = tf.constant(kernel), tf.constant(rng.normal(size=shape))
+    gain = tf.constant(rng.normal(size=(*[1] * (len(shape) - 1), shape[-1])))
+
+    def steps(kernel, gain):
+        standardized = scaled_weight_standardization(kernel, gamma, eps)
+        return scale_channels(scaled_sign(standardized, clip_value), gain)
+
+    def at_once(kernel, gain):
+        return binary_ws_kernel(kernel, gain, gamma, eps, clip_value)
+
+    def gradients(function):
+        with tf.GradientTape() as tape:
+            tape.watch([kernel, gain])
+            # As a convolution gives it: with a factor.
+            result = multiply(function(kernel, gain), 0.2)
+        return result, tape.gradient(result, [kernel, gain], dy)
+
+    expected = gradients(steps)
+    for call in (gradients, tf.function(gradients)):
+        results = call(at_once)
+        for a, b in zip(*map(tf.nest.flatten, (results, expected)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_binary_kernel_in_half_precision(dtype):
+    """Computed in float32, then rounded: the scale is not of rounded weights."""
+    rng = np.random.default_rng(0)
+    kernel = tf.constant(rng.uniform(0, 1e-3, (3, 3, 8, 6)), "float32")
+    gain = tf.constant(rng.normal(size=(1, 1, 1, 6)), "float32")
+    for function in (binary_ws_kernel, tf.function(binary_ws_kernel)):
+        half = function(kernel, gain, dtype=dtype)
+        assert half.dtype == dtype
+        expected = tf.cast(binary_ws_kernel(kernel, gain), dtype)
+        np.testing.assert_array_equal(
+            *(tf.cast(x, "float32").numpy() for x in (half, expected))
+        )
