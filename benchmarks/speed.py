@@ -1,20 +1,23 @@
-"""Training and inference speed, in one table of ratios from one run.
+"""Training and inference speed, in tables of ratios from one run.
 
-    python benchmarks/speed.py                       # ReActNet-18, CIFAR, batch 128
-    python benchmarks/speed.py --width 16
-    python benchmarks/speed.py --network reactnet_a  # 224 px, batch 32
+    python benchmarks/speed.py  # both networks, precisions, tasks; all norms; 1 hour
+    python benchmarks/speed.py --networks reactnet18 --width 16 --tasks train
     python benchmarks/speed.py --torch-python VENV/bin/python  # and plain PyTorch
 
-Each row is a process of its own; all rows of a precision are measured in turns, round
-by round, so that whatever else the machine does meets all of them. Floors measured in
-the same turns: `convolutions` is every convolution of the network, forward and
-backward, and nothing else; `matmul` is what the machine's matrix multiplication would
-need for as many multiply-adds. `weights alone` is what is computed for the weights of
-the method and of a plain binary network. `--torch-python` names a Python with PyTorch,
-`--before` another checkout of this project, whose library to compare with.
+ReActNet-18 is measured on CIFAR's 32 px with batch 128, ReActNet-A at 224 px with 32.
+Each row is a process of its own; the rows of a group are measured in turns, round by
+round, so that whatever else the machine does meets all of them. Floors measured in the
+same turns: `convolutions` is every convolution of the network, forward and backward,
+and nothing else; `matmul` is what the machine's matrix multiplication would need for as
+many multiply-adds. `weights alone` is what is computed for the weights of the method
+and of a plain binary network. Rows with `jit_compile` are a group by themselves.
+`--torch-python` names a Python with PyTorch, `--before` another checkout of this
+project, whose library to compare with.
 """
 
 import argparse
+import functools
+import itertools
 import json
 import os
 import statistics
@@ -64,19 +67,31 @@ class Row:
         self.process.kill()
 
 
-def measure(rows, rounds, steps):
-    for _ in range(rounds):
+def measure(groups, rounds, steps):
+    """Measure groups of rows, which are calls that start them, one after the other.
+
+    Returns:
+        All rows; `floor` of each is the first row's seconds in the same rounds.
+    """
+    floor, *floors = (start() for start in groups[0])
+    done = [floor]
+    for group in (floors, *groups[1:]):
+        rows = [x if isinstance(x, Row) else x() for x in group]
+        for _ in range(rounds):
+            for row in (floor, *rows):
+                row.round(steps)
         for row in rows:
-            row.round(steps)
-    for row in rows:
-        row.close()
+            row.floor = floor.seconds[-rounds:]
+            row.close()
+        done += rows
+    floor.floor = floor.seconds
+    floor.close()
+    return done
 
 
 def table(rows, batch, title):
-    floor = next(row for row in rows if row.name == "convolutions")
-
-    def ratio(row, other):
-        pairs = zip(row.seconds, other.seconds, strict=True)
+    def ratio(row):
+        pairs = zip(row.seconds, row.floor, strict=True)
         return statistics.median(a / b for a, b in pairs)
 
     print(f"\n{title}\n")
@@ -85,7 +100,7 @@ def table(rows, batch, title):
     for row in rows:
         rate = batch / statistics.median(row.seconds)
         print(
-            f"| {row.name} | {rate:.1f} | {ratio(row, floor):.2f} "
+            f"| {row.name} | {rate:.1f} | {ratio(row):.2f} "
             f"| {row.memory / 1e9:.2f} GB | {row.ready['first']:.1f} s |",
             flush=True,
         )
@@ -102,7 +117,7 @@ def table(rows, batch, title):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="reactnet18")
+    parser.add_argument("--networks", nargs="+", default=["reactnet18", "reactnet_a"])
     parser.add_argument("--width", type=int)
     parser.add_argument("--batch", type=int)
     parser.add_argument(
@@ -112,60 +127,66 @@ def main():
     )
     parser.add_argument("--norms", nargs="+", default=["free", "batch", "none"])
     parser.add_argument("--tasks", nargs="+", default=["train", "infer"])
-    parser.add_argument("--jit", action="store_true", help="also compile whole steps")
+    parser.add_argument(
+        "--no-jit", action="store_true", help="leave out whole steps compiled by XLA"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="steps a round")
+    parser.add_argument("--steps", type=int, default=1, help="steps a round")
     parser.add_argument("--torch-python")
     parser.add_argument("--before", type=Path, help="another checkout")
     parser.add_argument("--out", type=Path, help="write all measurements as JSON")
     args = parser.parse_args()
-    cifar = args.network != "reactnet_a"
-    batch = args.batch or (128 if cifar else 32)
-    shared = {"network": args.network, "width": args.width, "batch": batch}
-    shared["stem"] = "cifar" if cifar else "imagenet"
     results = {}
-    for task in args.tasks:
-        for precision in args.precision:
-            base = {**shared, "precision": precision, "task": task}
-            rows = [
-                Row("convolutions", kind="convolutions", **base),
-                Row("matmul", kind="matmul", **base),
-            ]
-            rows += [Row(f"{n}", kind="model", norm=n, **base) for n in args.norms]
-            if task == "train":
-                rows += [
-                    Row(f"{n}, weights alone", kind="weights", norm=n, **base)
-                    for n in ("free", "none")
-                ]
-            if args.before:
-                rows += [
-                    Row(f"{n}, before", root=args.before, kind="model", norm=n, **base)
-                    for n in args.norms
-                ]
-            if args.jit:
-                rows += [
-                    Row(f"{n}, jit_compile", kind="model", norm=n, jit=True, **base)
-                    for n in args.norms
-                ]
-            torch = args.torch_python and precision == "float32" and task == "train"
-            if torch and args.network == "reactnet18":
-                rows += [
-                    Row(
-                        f"{n}, torch, {signs}",
-                        args.torch_python,
-                        norm=n,
-                        signs=signs,
-                        **base,
-                    )
-                    for n in ("free", "batch")
-                    for signs in ("functions", "published")
-                ]
-            measure(rows, args.rounds, args.steps)
-            title = f"{args.network}, width {args.width or 'published'}, {precision}"
-            title += f", batch {batch}: {task}"
-            results[title] = table(rows, batch, title)
-    if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+    for network, task, precision in itertools.product(
+        args.networks, args.tasks, args.precision
+    ):
+        cifar = network != "reactnet_a"
+        base = {
+            "network": network,
+            "width": args.width,
+            "batch": args.batch or (128 if cifar else 32),
+            "stem": "cifar" if cifar else "imagenet",
+            "precision": precision,
+            "task": task,
+        }
+        rows = measure(groups(base, args), args.rounds, args.steps)
+        title = f"{network}, width {args.width or 'published'}, {precision}"
+        title += f", batch {base['batch']}: {task}"
+        results[title] = table(rows, base["batch"], title)
+        if args.out:
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def groups(base, args):
+    """The rows of one table; the first is what the others are compared with."""
+
+    def rows(suffix, kind="model", norms=args.norms, **kwargs):
+        return [
+            functools.partial(
+                Row, f"{norm}{suffix}", kind=kind, norm=norm, **kwargs, **base
+            )
+            for norm in norms
+        ]
+
+    floors = [
+        functools.partial(Row, kind, kind=kind, **base)
+        for kind in ("convolutions", "matmul")
+    ]
+    first = [*floors, *rows("")]
+    if base["task"] == "train":
+        first += rows(", weights alone", kind="weights", norms=["free", "none"])
+    others = rows(", before", root=args.before) if args.before else []
+    is_plain = base["task"] == "train" and base["precision"] == "float32"
+    if args.torch_python and is_plain and base["network"] == "reactnet18":
+        for signs in ("functions", "published"):
+            others += rows(
+                f", torch, {signs}",
+                norms=["free", "batch"],
+                python=args.torch_python,
+                signs=signs,
+            )
+    compiled = [] if args.no_jit else rows(", jit_compile", jit=True)
+    return [first, *(group for group in (others, compiled) if group)]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A convolution that suits a CPU."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -123,10 +124,20 @@ def _is_small(
     height, width, channels, filters = kernel_shape
     if height * width == 1 or None in x_shape[1:3]:
         return False
-    if dtype.size >= 4 or not _fusion.multiplies_in_float32(dtype):
+    if dtype.size >= 4 or not multiplies_in_float32(dtype):
         return False
     positions = (x_shape[1] // strides[0]) * (x_shape[2] // strides[1])
     return positions <= max(64, channels * filters // 2**10)
+
+
+@functools.cache
+def multiplies_in_float32(dtype: tf.DType) -> bool:
+    """Whether matrix products of half precision add up in float32 on this machine."""
+    with tf.init_scope():
+        # float16, which cannot hold the sum, never passes.
+        ones = tf.ones((1, 2**17), dtype)
+        total = tf.matmul(ones, tf.ones((2**17, 8), dtype))
+        return bool(tf.reduce_all(tf.cast(total, tf.float32) == 2.0**17))
 
 
 def _kernel_gradient(

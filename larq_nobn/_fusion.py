@@ -32,7 +32,7 @@ def fused(function: Callable) -> Callable:
 
     TensorFlow's CPU kernels go through memory once per operator, and its `where` is
     several times slower than the rest; XLA goes once per function. Not for reductions:
-    XLA sums over rows slowly, `channel_sum` does not. Half precision computes in
+    XLA sums over rows slowly, `fused_sums` do not. Half precision computes in
     float32, which CPUs do faster, and rounds the results; not those of half precision
     with full.
 
@@ -56,8 +56,12 @@ def fused(function: Callable) -> Callable:
             return results
         return tf.nest.map_structure(lambda x: tf.cast(x, dtypes[0]), results)
 
+    return _compiled(in_float32)
+
+
+def _compiled(function: Callable) -> Callable:
     return _in_graphs(
-        in_float32, tf.function(in_float32, jit_compile=True, autograph=False)
+        function, tf.function(function, jit_compile=True, autograph=False)
     )
 
 
@@ -195,9 +199,7 @@ def factored(x: tf.Tensor) -> tuple[tf.Tensor, float | tf.Tensor]:
 
 
 def channel_sum(x: tf.Tensor) -> tf.Tensor:
-    """Sum over all axes but the last, by TensorFlow's fastest kernel for that.
-
-    In a graph the sum of a tensor is computed once.
+    """Sum over all axes but the last.
 
     Args:
         x: Tensor of shape `(..., channels)`.
@@ -205,32 +207,32 @@ def channel_sum(x: tf.Tensor) -> tf.Tensor:
     Returns:
         Tensor of shape `(channels,)`.
     """
+    return tf.cast(precise_sum(x), x.dtype)
+
+
+def precise_sum(x: tf.Tensor) -> tf.Tensor:
+    """`channel_sum` in at least float32; in a graph, of a tensor once."""
+    if tf.executing_eagerly():
+        return _precise_sum(x)
+    if not hasattr(x, "_larq_nobn_sum"):
+        x._larq_nobn_sum = _precise_sum(x)
+    return x._larq_nobn_sum
+
+
+def _precise_sum(x: tf.Tensor) -> tf.Tensor:
+    if _is_half(x):
+        # In half precision long sums stand still.
+        (x,) = _sums_of_parts(_itself, x) if x.shape.rank > 1 else [x]
+        x = tf.cast(x, tf.float32)
     if x.shape.rank == 1:
         return x
-    if tf.executing_eagerly():
-        return _channel_sum(x)
-    if not hasattr(x, "_larq_nobn_channel_sum"):
-        x._larq_nobn_channel_sum = _channel_sum(x)
-    return x._larq_nobn_channel_sum
-
-
-def _channel_sum(x: tf.Tensor) -> tf.Tensor:
     # As a matrix: with a map TensorFlow fuses BiasAddGrad and a kernel's gradient, at
     # ten times the cost of the sum.
-    rows = tf.reshape(x, [-1, x.shape[-1]])
-    if not _is_half(x):
-        return tf.raw_ops.BiasAddGrad(out_backprop=rows)
-    # It adds up in half precision, where long sums stand still.
-    if not _for_accelerators and multiplies_in_float32(x.dtype):
-        return tf.matmul(tf.ones([1, tf.shape(rows)[0]], x.dtype), rows)[0]
-    return tf.cast(tf.reduce_sum(tf.cast(rows, tf.float32), 0), x.dtype)
+    return tf.raw_ops.BiasAddGrad(out_backprop=tf.reshape(x, [-1, x.shape[-1]]))
 
 
 def fused_sums(function: Callable) -> Callable:
     """`channel_sum`s of an element-wise function, without its values in memory.
-
-    XLA adds up the rows of four parts of the maps, and `channel_sum` the rest: XLA is
-    slow at sums over rows, but not at sums of tensors.
 
     Args:
         function: Maps tensors of shapes `(..., channels)`, all the same, others of
@@ -240,26 +242,35 @@ def fused_sums(function: Callable) -> Callable:
         A function of the same arguments; its results have shape `(channels,)`.
     """
 
-    @fused
-    def sums_of_parts(*args):
-        is_map = [tf.is_tensor(x) and x.shape.rank > 1 for x in args]
-        shape = args[is_map.index(True)].shape
-        count = math.gcd(math.prod(n for n in shape[:-1] if n), 4)
-        parts = [
-            tf.unstack(tf.reshape(x, [count, -1, shape[-1]])) if split else [x] * count
-            for x, split in zip(args, is_map, strict=True)
-        ]
-        results = [function(*part) for part in zip(*parts, strict=True)]
-        return [sum(terms) for terms in zip(*results, strict=True)]
+    def sums(*args):
+        dtypes = {x.dtype for x in args if tf.is_tensor(x) and x.shape.rank != 0}
+        widest = max(dtypes, key=lambda dtype: dtype.size)
+        parts = _sums_of_parts(function, *args)
+        return [tf.cast(precise_sum(x), widest) for x in parts]
 
-    return lambda *args: [channel_sum(x) for x in sums_of_parts(*args)]
+    return sums
 
 
-@functools.cache
-def multiplies_in_float32(dtype: tf.DType) -> bool:
-    """Whether matrix products of half precision add up in float32 on this machine."""
-    with tf.init_scope():
-        # float16, which cannot hold the sum, never passes.
-        ones = tf.ones((1, 2**17), dtype)
-        total = tf.matmul(ones, tf.ones((2**17, 8), dtype))
-        return bool(tf.reduce_all(tf.cast(total, tf.float32) == 2.0**17))
+@_compiled
+def _sums_of_parts(function: Callable, *args) -> list[tf.Tensor]:
+    """Sums over a few parts of the rows, at least in float32.
+
+    XLA is slow at sums over rows, but not at sums of tensors.
+    """
+    is_map = [tf.is_tensor(x) and x.shape.rank > 1 for x in args]
+    maps = [x for x, split in zip(args, is_map, strict=True) if split]
+    shape = maps[0].shape
+    # The sums of half precision are wider than what is summed.
+    count = 8 if all(map(_is_half, maps)) else 4
+    count = math.gcd(math.prod(n for n in shape[:-1] if n), count)
+    args = [tf.cast(x, tf.float32) if _is_half(x) else x for x in args]
+    parts = [
+        tf.unstack(tf.reshape(x, [count, -1, shape[-1]])) if split else [x] * count
+        for x, split in zip(args, is_map, strict=True)
+    ]
+    results = [function(*part) for part in zip(*parts, strict=True)]
+    return [sum(terms) for terms in zip(*results, strict=True)]
+
+
+def _itself(x):
+    return [x]

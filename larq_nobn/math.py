@@ -18,6 +18,7 @@ from larq_nobn._fusion import (
     note,
     number,
     origin,
+    precise_sum,
     shared,
 )
 
@@ -470,11 +471,11 @@ def binarize(
             )
             if bias is None:
                 return dx
-            dbias = channel_sum(dx)
+            dbias = precise_sum(dx)
             if shortcut is not None:
                 # Both sums are gradients of the shifts around and computed anyway.
-                dbias -= channel_sum(shortcut)
-            return dx, dbias / tf.cast(factor, dbias.dtype)
+                dbias -= precise_sum(shortcut)
+            return dx, tf.cast(dbias / factor, bias.dtype)
 
         return elementwise(_sign_of, *operands), grad
 

@@ -10,8 +10,9 @@ from larq_nobn._convolution import (
     _kernel_gradient,
     conv2d,
     is_for_this_machine,
+    multiplies_in_float32,
 )
-from larq_nobn._fusion import for_accelerators, multiplies_in_float32
+from larq_nobn._fusion import for_accelerators
 from larq_nobn.math import scaled_add
 
 
