@@ -10,12 +10,13 @@ round, so that whatever else the machine does meets all of them. Floors measured
 same turns: `convolutions` is every convolution of the network, forward and backward,
 and nothing else; `matmul` is what the machine's matrix multiplication would need for as
 many multiply-adds. `weights alone` is what is computed for the weights of the method
-and of a plain binary network. Rows with `jit_compile` are a group by themselves.
+and of a plain binary network. Rows with `jit_compile` are groups by themselves.
 `--torch-python` names a Python with PyTorch, `--before` another checkout of this
 project, whose library to compare with.
 """
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
@@ -56,8 +57,10 @@ class Row:
         return json.loads(line)
 
     def round(self, steps):
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
+        # Where the process has ended, reading says so.
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(f"{steps}\n")
+            self.process.stdin.flush()
         answer = self._read()
         self.seconds.append(answer["seconds"])
         self.cpu.append(answer["cpu"])
@@ -128,7 +131,7 @@ def main():
     parser.add_argument("--norms", nargs="+", default=["free", "batch", "none"])
     parser.add_argument("--tasks", nargs="+", default=["train", "infer"])
     parser.add_argument(
-        "--no-jit", action="store_true", help="leave out whole steps compiled by XLA"
+        "--jit", nargs="*", help="norms of whole steps compiled by XLA; all by default"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1, help="steps a round")
@@ -185,8 +188,10 @@ def groups(base, args):
                 python=args.torch_python,
                 signs=signs,
             )
-    compiled = [] if args.no_jit else rows(", jit_compile", jit=True)
-    return [first, *(group for group in (others, compiled) if group)]
+    # One by one: a compiled step can take three times the memory.
+    norms = args.norms if args.jit is None else args.jit
+    compiled = [rows(", jit_compile", norms=[norm], jit=True) for norm in norms]
+    return [first, *([others] if others else []), *compiled]
 
 
 if __name__ == "__main__":
