@@ -76,10 +76,11 @@ def measure(groups, rounds, steps):
     Returns:
         All rows; `floor` of each is the first row's seconds in the same rounds.
     """
-    floor, *floors = (start() for start in groups[0])
+    (start_floor, *first), *others = groups
+    floor = start_floor()
     done = [floor]
-    for group in (floors, *groups[1:]):
-        rows = [x if isinstance(x, Row) else x() for x in group]
+    for group in (first, *others):
+        rows = [start() for start in group]
         for _ in range(rounds):
             for row in (floor, *rows):
                 row.round(steps)

@@ -220,12 +220,14 @@ def precise_sum(x: tf.Tensor) -> tf.Tensor:
 
 
 def _precise_sum(x: tf.Tensor) -> tf.Tensor:
+    wide = tf.cast(x, tf.float32) if _is_half(x) else x
+    if x.shape.rank == 1:
+        return wide
     if _is_half(x):
         # In half precision long sums stand still.
-        (x,) = _sums_of_parts(_itself, x) if x.shape.rank > 1 else [x]
-        x = tf.cast(x, tf.float32)
-    if x.shape.rank == 1:
-        return x
+        if _for_accelerators:
+            return tf.reduce_sum(wide, range(x.shape.rank - 1))
+        (x,) = _sums_of_parts(_itself, x)
     # As a matrix: with a map TensorFlow fuses BiasAddGrad and a kernel's gradient, at
     # ten times the cost of the sum.
     return tf.raw_ops.BiasAddGrad(out_backprop=tf.reshape(x, [-1, x.shape[-1]]))

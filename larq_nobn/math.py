@@ -92,24 +92,37 @@ def _positive(std: tf.Tensor, eps: float) -> tf.Tensor:
     return std + eps if eps else tf.where(std > 0, std, tf.ones_like(std))
 
 
+def _factor(fan_in: int, std: tf.Tensor, gamma: float, eps: float) -> tf.Tensor:
+    """What multiplies w - mean."""
+    return gamma * fan_in**-0.5 / _positive(std, eps)
+
+
 @shared
 def _standardized(kernel, gamma, eps):
     fan_in = _fan_in(kernel)
     mean = channel_sum(kernel) / fan_in
     (squares,) = _squared_difference(kernel, mean)
     std = tf.sqrt(squares / fan_in)
-    factor = gamma * fan_in**-0.5 / _positive(std, eps)
+    factor = _factor(fan_in, std, gamma, eps)
     return _difference_times(kernel, mean, factor), mean, std
+
+
+def _slope(
+    fan_in: int, std: tf.Tensor, factor: tf.Tensor, correlation: tf.Tensor, eps: float
+) -> tf.Tensor:
+    """What multiplies w - mean in the gradient, by way of the deviation."""
+    # A constant channel has no direction in which its deviation grows.
+    return tf.math.divide_no_nan(
+        factor * correlation, _positive(std, eps) * std * fan_in
+    )
 
 
 @shared
 def _standardization_gradient(kernel, dy, mean, std, gamma, eps):
     fan_in = _fan_in(kernel)
-    deviation = _positive(std, eps)
-    factor = gamma * fan_in**-0.5 / deviation
+    factor = _factor(fan_in, std, gamma, eps)
     (correlation,) = _correlation(kernel, mean, dy)
-    # A constant channel has no direction in which its deviation grows.
-    slope = tf.math.divide_no_nan(factor * correlation, deviation * std * fan_in)
+    slope = _slope(fan_in, std, factor, correlation, eps)
     return _standardized_gradient(
         kernel, dy, mean, channel_sum(dy) / fan_in, factor, slope
     )
@@ -222,23 +235,20 @@ def _binary_statistics(kernel, gamma, eps):
     mean = channel_sum(kernel) / fan_in
     squares, magnitudes = _binary_sums(kernel, mean)
     std = tf.sqrt(squares / fan_in)
-    factor = gamma * fan_in**-0.5 / _positive(std, eps)
-    return mean, std, factor * magnitudes / fan_in
+    return mean, std, _factor(fan_in, std, gamma, eps) * magnitudes / fan_in
 
 
 @shared
 def _binary_gradient(kernel, dy, scale, mean, std, magnitude, gamma, eps, clip_value):
     """Gradients of kernel and gain; that of ŵ is `scale * dy` where |ŵ| <= clip."""
     fan_in = _fan_in(kernel)
-    deviation = _positive(std, eps)
-    factor = gamma * fan_in**-0.5 / deviation
+    factor = _factor(fan_in, std, gamma, eps)
     # |ŵ| <= clip as a bound of |w - mean|.
     bound = mean.dtype.max if clip_value is None else clip_value / factor
     bound = tf.broadcast_to(tf.cast(bound, mean.dtype), mean.shape)
     clipped = (kernel, mean, bound, dy)
     dy_sum, correlation, dgain = _binary_gradient_sums(*clipped)
-    slope = factor * scale * correlation
-    slope = tf.math.divide_no_nan(slope, deviation * std * fan_in)
+    slope = _slope(fan_in, std, factor, scale * correlation, eps)
     dkernel = _binary_standardized_gradient(
         *clipped, dy_sum / fan_in, factor * scale, slope
     )
@@ -385,7 +395,8 @@ def scaled_add(
         residual: \\(f\\), of any shape.
         shortcut: \\(r\\), of the same shape.
         alpha: \\(\alpha\\).
-        skip: Whether a shortcut from `rprelu` may be computed on the way.
+        skip: Whether a shortcut from `rprelu` may be computed on the way, and its
+            gradient be added where the residual branch's sign has its own.
 
     Returns:
         Tensor of their shape and dtype.
@@ -447,7 +458,8 @@ def binarize(
             a `shift_channels` of a `multiply`, the three compute in one pass forward
             and in one backward. `tf.GradientTape` then has no gradient of `x` itself.
             A convolution computes such signs again for its gradient, rather than keep
-            them; a gradient of that gradient takes these signs for constants.
+            them, unless they are of half precision; a gradient of that gradient takes
+            these signs for constants.
 
     Returns:
         Tensor of the shape and dtype of `x`, with values -1 and 1.
