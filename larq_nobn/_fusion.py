@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -37,7 +38,8 @@ def fused(function: Callable) -> Callable:
     with full.
 
     Args:
-        function: Maps tensors, and arguments that can be dictionary keys, to tensors.
+        function: Maps tensors, and arguments that can be dictionary keys, to a tensor
+            of the shape to which the tensors broadcast.
 
     Returns:
         The same function.
@@ -51,18 +53,55 @@ def fused(function: Callable) -> Callable:
         if not any(halves):
             return function(*args)
         wide = [tf.cast(x, tf.float32) if _is_half(x) else x for x in args]
-        results = function(*wide)
-        if not all(halves):
-            return results
-        return tf.nest.map_structure(lambda x: tf.cast(x, dtypes[0]), results)
+        result = function(*wide)
+        return tf.cast(result, dtypes[0]) if all(halves) else result
 
-    return _compiled(in_float32)
+    compiled = _compiled_for_all_sizes(in_float32)
+
+    @functools.wraps(function)
+    def call(*args):
+        result = compiled(*args)
+        shapes = [x.shape for x in args if tf.is_tensor(x)]
+        result.set_shape(functools.reduce(tf.broadcast_static_shape, shapes))
+        return result
+
+    return call
 
 
-def _compiled(function: Callable) -> Callable:
+def compiled(function: Callable) -> Callable:
+    """Let XLA compile any function, shape by shape, wherever it is part of a graph.
+
+    Args:
+        function: Maps tensors, and arguments that can be dictionary keys, to tensors.
+
+    Returns:
+        The same function.
+    """
     return _in_graphs(
         function, tf.function(function, jit_compile=True, autograph=False)
     )
+
+
+def _compiled_for_all_sizes(function: Callable) -> Callable:
+    """Trace a function of a graph once per rank and dtype; XLA compiles by shape.
+
+    Tracing is what a network's start mostly waits for. Shapes of results are unknown.
+    """
+    compiled = tf.function(function, jit_compile=True, autograph=False)
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args):
+        bound = signature.bind(*args)
+        bound.apply_defaults()  # A concrete function does not.
+        args = bound.args
+        kinds = [
+            tf.TensorSpec([None] * x.shape.rank, x.dtype) if tf.is_tensor(x) else x
+            for x in args
+        ]
+        return compiled.get_concrete_function(*kinds)(*args)
+
+    return _in_graphs(function, call)
 
 
 def _is_half(x) -> bool:
@@ -253,22 +292,32 @@ def fused_sums(function: Callable) -> Callable:
     return sums
 
 
-@_compiled
 def _sums_of_parts(function: Callable, *args) -> list[tf.Tensor]:
-    """Sums over a few parts of the rows, at least in float32.
-
-    XLA is slow at sums over rows, but not at sums of tensors.
-    """
-    is_map = [tf.is_tensor(x) and x.shape.rank > 1 for x in args]
-    maps = [x for x, split in zip(args, is_map, strict=True) if split]
+    """Sums over a few parts of the rows, at least in float32."""
+    maps = [x for x in args if _is_map(x)]
     shape = maps[0].shape
     # The sums of half precision are wider than what is summed.
     count = 8 if all(map(_is_half, maps)) else 4
     count = math.gcd(math.prod(n for n in shape[:-1] if n), count)
+    results = _sums_of_equal_parts(count, function, *args)
+    for result in results:
+        result.set_shape([None, shape[-1]])
+    return results
+
+
+def _is_map(x) -> bool:
+    return tf.is_tensor(x) and x.shape.rank > 1
+
+
+@_compiled_for_all_sizes
+def _sums_of_equal_parts(count: int, function: Callable, *args) -> list[tf.Tensor]:
+    # XLA is slow at sums over rows, but not at sums of tensors.
     args = [tf.cast(x, tf.float32) if _is_half(x) else x for x in args]
     parts = [
-        tf.unstack(tf.reshape(x, [count, -1, shape[-1]])) if split else [x] * count
-        for x, split in zip(args, is_map, strict=True)
+        tf.unstack(tf.reshape(x, [count, -1, tf.shape(x)[-1]]))
+        if _is_map(x)
+        else [x] * count
+        for x in args
     ]
     results = [function(*part) for part in zip(*parts, strict=True)]
     return [sum(terms) for terms in zip(*results, strict=True)]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from larq_nobn._fusion import fused
+from larq_nobn._fusion import compiled
 
 Tiles = list[tf.Tensor]
 """16 matrices, one per position in a tile, row by row."""
@@ -83,7 +83,7 @@ def _input_tiles(x: tf.Tensor) -> Tiles:
     return _tiles(tf.pad(x, [[0, 0], *border, [0, 0]]))
 
 
-@fused
+@compiled
 def _tiles(x: tf.Tensor) -> Tiles:
     def transform(d):
         return d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]
@@ -97,7 +97,7 @@ def _tiles(x: tf.Tensor) -> Tiles:
     return [tf.reshape(v, [-1, x.shape[-1]]) for v in itertools.chain(*tiles)]
 
 
-@fused
+@compiled
 def _kernel_tiles(kernel: tf.Tensor) -> Tiles:
     def transform(g):
         outer = g[0] + g[2]
@@ -110,7 +110,7 @@ def _kernel_tiles(kernel: tf.Tensor) -> Tiles:
     )
 
 
-@fused
+@compiled
 def _untile(tiles: Tiles, height: int, width: int) -> tf.Tensor:
     def transform(m):
         return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
@@ -124,7 +124,7 @@ def _untile(tiles: Tiles, height: int, width: int) -> tf.Tensor:
     return tf.reshape(y, [-1, 2 * rows, 2 * columns, filters])[:, :height, :width]
 
 
-@fused
+@compiled
 def _output_gradient_tiles(dy: tf.Tensor) -> Tiles:
     def transform(y):
         return y[0], y[0] + y[1], y[0] - y[1], -y[1]
@@ -135,7 +135,7 @@ def _output_gradient_tiles(dy: tf.Tensor) -> Tiles:
     return [tf.reshape(m, [-1, dy.shape[-1]]) for m in itertools.chain(*tiles)]
 
 
-@fused
+@compiled
 def _kernel_tiles_gradient(tiles: Tiles) -> tf.Tensor:
     def transform(u):
         half = 0.5 * (u[1] + u[2])
