@@ -182,6 +182,47 @@ def test_fused_sums(size, batch, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_maps_of_all_sizes_share_functions(dtype):
+    """A network's graph holds them once, not once per layer, and knows its shapes."""
+
+    def results(*maps):
+        with tf.GradientTape() as tape:
+            operands = []
+            for x in maps:
+                numbers = tf.cast(tf.linspace(-1.0, 1.0, x.shape[-1]), dtype)
+                operands.append((x, numbers, 0.5 * numbers, -numbers))
+            tape.watch(operands)
+            outputs = [rprelu(*some) for some in operands]
+        return outputs, tape.gradient(outputs, operands)
+
+    def traced(*sizes):
+        specs = [tf.TensorSpec(size, dtype) for size in sizes]
+        return tf.function(results).get_concrete_function(*specs)
+
+    sizes = [(2, 8, 8, 3), (2, 4, 4, 5), (None, 4, 4, 7), (2, 6)]
+    call = traced(*sizes)
+    outputs, gradients = call.structured_outputs
+    assert [list(y.shape) for y in outputs] == [list(size) for size in sizes]
+    assert [list(dx.shape) for dx, *_ in gradients] == [list(size) for size in sizes]
+    assert all(
+        list(db.shape) == [size[-1]]
+        for (_, *dbs), size in zip(gradients, sizes, strict=True)
+        for db in dbs
+    )
+
+    def functions(call):
+        return len(call.graph.as_graph_def().library.function)
+
+    assert functions(traced(*sizes[:3])) == functions(traced(sizes[0]))
+    maps = [tf.cast(rng.normal(size=[n or 2 for n in size]), dtype) for size in sizes]
+    tolerance = 1e-5 if dtype == "float32" else 0.02
+    wanted = tf.nest.flatten(results(*maps))
+    for actual, expected in zip(tf.nest.flatten(call(*maps)), wanted, strict=True):
+        actual, expected = (tf.cast(x, tf.float32) for x in (actual, expected))
+        np.testing.assert_allclose(actual, expected, tolerance, tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_signs(dtype):
     x = tf.constant([-np.inf, -1e-30, -0.0, 0.0, 1e-30, np.inf, np.nan], dtype)
     for function in (sign, tf.function(sign)):
