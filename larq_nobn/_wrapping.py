@@ -39,6 +39,21 @@ class GradientTransformation(tf.keras.optimizers.Optimizer):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `transform`.")
 
+    def transform_all(
+        self, gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable]
+    ) -> list[tf.Tensor]:
+        """Transform the gradients of a step.
+
+        Args:
+            gradients: As in `transform`, one per variable.
+            variables: The variables.
+
+        Returns:
+            The gradients to apply, in the same order.
+        """
+        pairs = zip(gradients, variables, strict=True)
+        return [self.transform(gradient, variable) for gradient, variable in pairs]
+
     def build(self, var_list: Sequence[tf.Variable]) -> None:
         """Create the inner optimizer's state for these variables."""
         if getattr(self, "_built", False):
@@ -74,17 +89,14 @@ class GradientTransformation(tf.keras.optimizers.Optimizer):
         aggregate = kwargs.pop("experimental_aggregate_gradients", True)
         if aggregate and not skip_gradients_aggregation:
             grads_and_vars = self._optimizer.aggregate_gradients(grads_and_vars)
-        transformed = [
-            (
-                None
-                if gradient is None
-                else self.transform(tf.convert_to_tensor(gradient), variable),
-                variable,
-            )
-            for gradient, variable in grads_and_vars
-        ]
+        known = [(g, variable) for g, variable in grads_and_vars if g is not None]
+        gradients = [tf.convert_to_tensor(gradient) for gradient, _ in known]
+        transformed = iter(self.transform_all(gradients, [v for _, v in known]))
+        # Those without a gradient as well, about which the inner optimizer warns.
         return self._optimizer.apply_gradients(
-            transformed, name=name, skip_gradients_aggregation=True
+            [(g if g is None else next(transformed), v) for g, v in grads_and_vars],
+            name=name,
+            skip_gradients_aggregation=True,
         )
 
     def _positions(self, variables: Sequence[tf.Variable]) -> list[int]:
