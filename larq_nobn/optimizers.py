@@ -99,10 +99,10 @@ class AdaptiveGradientClipping(GradientTransformation):
         """Clip one gradient."""
         if self._var_key(variable) in self._excluded_keys:
             return gradient
-        parameter = tf.convert_to_tensor(variable)
-        scale = agc_scale(gradient, parameter, self.clip_factor, self.eps)
-        self._count(scale, variable)
-        return gradient * tf.cast(scale, gradient.dtype)
+        clipped, scale = self._clip(gradient, tf.convert_to_tensor(variable))
+        if self.track_clipping:
+            self._count(scale, variable)
+        return clipped
 
     def transform_all(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable]
@@ -126,21 +126,26 @@ class AdaptiveGradientClipping(GradientTransformation):
             shapes = [variable.shape for variable in some]
             gradient = _join([gradients[i] for i in indices])
             parameter = _join([tf.convert_to_tensor(variable) for variable in some])
-            scale = agc_scale(gradient, parameter, self.clip_factor, self.eps)
+            clipped, scale = self._clip(gradient, parameter)
             if self.track_clipping:
                 for one, variable in zip(_part(scale, shapes), some, strict=True):
                     self._count(one, variable)
-            clipped = _part(gradient * tf.cast(scale, gradient.dtype), shapes)
-            for i, one in zip(indices, clipped, strict=True):
+            for i, one in zip(indices, _part(clipped, shapes), strict=True):
                 results[i] = _with_shape(one, variables[i].shape)
         return results
 
+    def _clip(
+        self, gradient: tf.Tensor, parameter: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The clipped gradient, and the factor on each of its units."""
+        scale = agc_scale(gradient, parameter, self.clip_factor, self.eps)
+        return gradient * tf.cast(scale, gradient.dtype), scale
+
     def _count(self, scale: tf.Tensor, variable: tf.Variable) -> None:
-        if self.track_clipping:
-            counted = tf.cast(scale, tf.float32)
-            clipped = tf.reduce_mean(tf.cast(counted < 1, tf.float32))
-            _, counter = self._clipped.counters[self._var_key(variable)]
-            counter.assign_add(tf.stack([clipped, tf.reduce_mean(counted), 1.0]))
+        counted = tf.cast(scale, tf.float32)
+        clipped = tf.reduce_mean(tf.cast(counted < 1, tf.float32))
+        _, counter = self._clipped.counters[self._var_key(variable)]
+        counter.assign_add(tf.stack([clipped, tf.reduce_mean(counted), 1.0]))
 
     def clipping_report(self, reset: bool = False) -> dict[str, dict[str, float]]:
         """How much was clipped since the last reset, variable by variable.
