@@ -178,6 +178,16 @@ class Again(NamedTuple):
     arguments: tuple
 
 
+class Gradients(NamedTuple):
+    """Noted on a tensor's gradient: those of the arguments that it was computed from.
+
+    Who has the gradient of a function's result can go on to the arguments in one pass.
+    """
+
+    of: Again
+    values: tuple
+
+
 class Branch:
     """What a residual branch that starts with a sign was computed from.
 
@@ -201,7 +211,7 @@ class Branch:
         return gradients[0] if gradients else None
 
 
-Origin = Affine | Again | Branch
+Origin = Affine | Again | Gradients | Branch
 
 
 def note(result: tf.Tensor, how: Origin) -> tf.Tensor:
@@ -254,8 +264,13 @@ def precise_sum(x: tf.Tensor) -> tf.Tensor:
     if tf.executing_eagerly():
         return _precise_sum(x)
     if not hasattr(x, "_larq_nobn_sum"):
-        x._larq_nobn_sum = _precise_sum(x)
+        note_sum(x, _precise_sum(x))
     return x._larq_nobn_sum
+
+
+def note_sum(x: tf.Tensor, total: tf.Tensor) -> None:
+    """Let `precise_sum` know the sum of a tensor of a graph."""
+    x._larq_nobn_sum = total
 
 
 def _precise_sum(x: tf.Tensor) -> tf.Tensor:
@@ -280,20 +295,26 @@ def fused_sums(function: Callable) -> Callable:
             shape `(channels,)` and numbers to a list of some of the former.
 
     Returns:
-        A function of the same arguments; its results have shape `(channels,)`.
+        A function of the same arguments; its results have shape `(channels,)` and are
+        in at least float32.
     """
 
     def sums(*args):
-        dtypes = {x.dtype for x in args if tf.is_tensor(x) and x.shape.rank != 0}
-        widest = max(dtypes, key=lambda dtype: dtype.size)
-        parts = _sums_of_parts(function, *args)
-        return [tf.cast(precise_sum(x), widest) for x in parts]
+        return [y for x in _sums_of_parts(function, *args) for y in _totals(x)]
 
     return sums
 
 
+def _totals(parts: tf.Tensor) -> list[tf.Tensor]:
+    """Sums over the rows, two of them where the numbers are pairs."""
+    if not parts.dtype.is_complex:
+        return [precise_sum(parts)]
+    # TensorFlow is slow at sums of complex numbers.
+    return [precise_sum(tf.math.real(parts)), precise_sum(tf.math.imag(parts))]
+
+
 def _sums_of_parts(function: Callable, *args) -> list[tf.Tensor]:
-    """Sums over a few parts of the rows, at least in float32."""
+    """Sums over a few parts of the rows, at least in float32, every two as a pair."""
     maps = [x for x in args if _is_map(x)]
     shape = maps[0].shape
     # The sums of half precision are wider than what is summed.
@@ -320,7 +341,11 @@ def _sums_of_equal_parts(count: int, function: Callable, *args) -> list[tf.Tenso
         for x in args
     ]
     results = [function(*part) for part in zip(*parts, strict=True)]
-    return [sum(terms) for terms in zip(*results, strict=True)]
+    sums = [sum(terms) for terms in zip(*results, strict=True)]
+    # XLA goes through memory once per result, and so once for two in complex numbers.
+    paired = len(sums) // 2 * 2
+    pairs = map(tf.complex, sums[:paired:2], sums[1:paired:2])
+    return [*pairs, *sums[paired:]]
 
 
 def _itself(x):

@@ -10,12 +10,14 @@ from larq_nobn._fusion import (
     Affine,
     Again,
     Branch,
+    Gradients,
     channel_sum,
     elementwise,
     factored,
     fused,
     fused_sums,
     note,
+    note_sum,
     number,
     origin,
     precise_sum,
@@ -168,7 +170,7 @@ def scale_channels(
         def grad(dy):
             dy, factor = factored(dy)
             (dgain,) = _sum_of_products(dy, kernel)
-            dgain = tf.reshape(dgain, gain.shape) * factor
+            dgain = tf.reshape(tf.cast(dgain, gain.dtype), gain.shape) * factor
             dkernel = note(_product(dy, factor * gain), Affine(dy, factor * gain))
             return dkernel, dgain
 
@@ -356,18 +358,22 @@ def rprelu(
     Returns:
         Tensor of the shape and dtype of `x`.
     """
-    arguments = (x, bias_in, slope, bias_out)
+    how = Again(_rprelu, (x, bias_in, slope, bias_out))
 
     @tf.custom_gradient
     def _call(*_):
         def grad(dy):
-            dx = _rprelu_gradient(x, bias_in, slope, dy)
-            (dslope,) = _slope_gradient(x, bias_in, dy)
-            return dx, channel_sum(dx), dslope, channel_sum(dy)
+            known = origin(dy, Gradients)
+            if known and known.of is how:
+                values = known.values
+            else:
+                values = _rprelu_gradients(how, tf.identity, dy)
+            pairs = zip(values, how.arguments, strict=True)
+            return [tf.cast(value, argument.dtype) for value, argument in pairs]
 
-        return elementwise(_rprelu, *arguments), grad
+        return elementwise(_rprelu, *how.arguments), grad
 
-    return note(_call(*arguments), Again(_rprelu, arguments))
+    return note(_call(*how.arguments), how)
 
 
 def _rprelu(x, bias_in, slope, bias_out):
@@ -375,15 +381,30 @@ def _rprelu(x, bias_in, slope, bias_out):
     return tf.where(x >= 0, x, slope * x) + bias_out
 
 
-@fused
-def _rprelu_gradient(x, bias_in, slope, dy):
+def _rprelu_gradients(how: Again, upstream: Callable, *arguments) -> tuple:
+    """Gradients of `_rprelu`'s arguments, of its result's `upstream(*arguments)`.
+
+    Those of the channels are in at least float32.
+    """
+    x, bias_in, slope, _ = how.arguments
+    dx = elementwise(_rprelu_gradient, x, bias_in, slope, upstream, *arguments)
+    negative, dslope = _rprelu_sums(x, bias_in, upstream, *arguments)
+    dbias_in = precise_sum(dx)
+    # The gradients of negative values lack their slope, the others are the same.
+    dbias_out = dbias_in + (1 - tf.cast(slope, negative.dtype)) * negative
+    return dx, dbias_in, dslope, dbias_out
+
+
+def _rprelu_gradient(x, bias_in, slope, upstream, *arguments):
+    dy = upstream(*arguments)
     return tf.where(x + bias_in >= 0, dy, slope * dy)
 
 
 @fused_sums
-def _slope_gradient(x, bias_in, dy):
-    x = x + bias_in
-    return [tf.where(x >= 0, tf.zeros_like(dy), x * dy)]
+def _rprelu_sums(x, bias_in, upstream, *arguments):
+    dy, x = upstream(*arguments), x + bias_in
+    negative = tf.where(x >= 0, tf.zeros_like(dy), dy)
+    return [negative, x * negative]
 
 
 def scaled_add(
@@ -478,9 +499,13 @@ def binarize(
     def _call(*_):
         def grad(dy):
             shortcut = branch.take()
-            dx = elementwise(
-                _surrogate_gradient, dy, surrogate, arguments, shortcut, *operands
-            )
+            gradient = (_surrogate_gradient, dy, surrogate, arguments, shortcut)
+            dx = elementwise(*gradient, *operands)
+            if how.function is _rprelu and shortcut is not None:
+                # Nothing else goes out from the source: then `dx` is of no other use.
+                values = _rprelu_gradients(how, *gradient, *operands)
+                note(dx, Gradients(how, values))
+                note_sum(dx, values[-1])
             if bias is None:
                 return dx
             dbias = precise_sum(dx)
@@ -561,18 +586,24 @@ def unitwise_norm(x: tf.Tensor) -> tf.Tensor:
         Tensor that broadcasts against `x`: shape `(1, ..., 1, out_channels)` for rank
         2 and more, `(1,)` for rank 1, `()` for a scalar.
     """
-    if x.shape.rank < 2:
-        return tf.sqrt(tf.reduce_sum(tf.square(x), keepdims=True))
-    if x.shape[:-1].num_elements() == 1:
-        return tf.abs(x)
-    shape = [1] * (x.shape.rank - 1) + [-1]
-    (squares,) = _squares(x)
-    return tf.sqrt(tf.reshape(squares, shape))
+    (norm,) = _unitwise_norms(x)
+    return norm
+
+
+def _unitwise_norms(*tensors: tf.Tensor) -> list[tf.Tensor]:
+    """Norms of tensors of one shape."""
+    shape = tensors[0].shape
+    if shape.rank < 2:
+        return [tf.sqrt(tf.reduce_sum(tf.square(x), keepdims=True)) for x in tensors]
+    if shape[:-1].num_elements() == 1:
+        return [tf.abs(x) for x in tensors]
+    units = [1] * (shape.rank - 1) + [-1]
+    return [tf.sqrt(tf.reshape(x, units)) for x in _squares(*tensors)]
 
 
 @fused_sums
-def _squares(x):
-    return [tf.square(x)]
+def _squares(*tensors):
+    return [tf.square(x) for x in tensors]
 
 
 def agc_scale(
@@ -601,8 +632,8 @@ def agc_scale(
 @shared
 def _agc_scale(gradient, parameter, clip_factor, eps):
     parameter, gradient = _at_least_float32(parameter), _at_least_float32(gradient)
-    max_norm = tf.maximum(unitwise_norm(parameter), eps) * clip_factor
-    norm = unitwise_norm(gradient)
+    parameter_norm, norm = _unitwise_norms(parameter, gradient)
+    max_norm = tf.maximum(parameter_norm, eps) * clip_factor
     # 1e-6 is the official code's guard; with its λ and ε it never decides.
     clipped = max_norm / tf.maximum(norm, 1e-6)
     return tf.where(norm >= max_norm, clipped, tf.ones_like(norm))

@@ -164,7 +164,11 @@ def test_sums_over_many_values(dtype):
 @pytest.mark.parametrize("size", [(), (1, 1), (2, 1), (3, 5), (4, 6)])
 def test_fused_sums(size, batch, dtype):
     """Also where the rows do not make four parts, and where there are none."""
-    function = fused_sums(lambda x, b, y: [(x - b) * y, x + y])
+
+    def products(x, b, y):
+        return [(x - b) * y, x + y, x * y]
+
+    function = fused_sums(products)
     shape = (batch, *size, 7)
     call = tf.function(function)
     call = call.get_concrete_function(
@@ -175,8 +179,8 @@ def test_fused_sums(size, batch, dtype):
         x, y = tf.constant(rng.integers(-4, 5, (2, rows, *size, 7)), dtype)
         b = tf.constant(rng.integers(-4, 5, 7), dtype)
         for results in (call(x, b, y), function(x, b, y)):
-            for result, values in zip(results, ((x - b) * y, x + y), strict=True):
-                assert result.dtype == dtype
+            for result, values in zip(results, products(x, b, y), strict=True):
+                assert result.dtype == ("float64" if dtype == "float64" else "float32")
                 expected = np.sum(values, axis=tuple(range(len(size) + 1)))
                 np.testing.assert_array_equal(result, expected)
 
