@@ -87,7 +87,7 @@ class GradientTransformation(tf.keras.optimizers.Optimizer):
             with tf.init_scope():
                 self.build([variable for _, variable in grads_and_vars])
         aggregate = kwargs.pop("experimental_aggregate_gradients", True)
-        if aggregate and not skip_gradients_aggregation:
+        if aggregate and not skip_gradients_aggregation and self._is_to_aggregate():
             grads_and_vars = self._optimizer.aggregate_gradients(grads_and_vars)
         known = [(g, variable) for g, variable in grads_and_vars if g is not None]
         gradients = [tf.convert_to_tensor(gradient) for gradient, _ in known]
@@ -98,6 +98,14 @@ class GradientTransformation(tf.keras.optimizers.Optimizer):
             name=name,
             skip_gradients_aggregation=True,
         )
+
+    def _is_to_aggregate(self) -> bool:
+        """Not where Keras would copy all gradients, as there is one replica."""
+        of_keras = (
+            type(self._optimizer).aggregate_gradients
+            is tf.keras.optimizers.Optimizer.aggregate_gradients
+        )
+        return not of_keras or tf.distribute.get_strategy().num_replicas_in_sync > 1
 
     def _positions(self, variables: Sequence[tf.Variable]) -> list[int]:
         """Where variables stand among the trained ones; frozen ones do not."""

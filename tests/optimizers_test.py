@@ -424,6 +424,19 @@ def test_two_replicas_equal_one(policy):
     ]
 
 
+def test_an_inner_optimizer_aggregates_its_own_way():
+    """As those of other libraries do, which talk to other machines."""
+
+    class Doubling(tf.keras.optimizers.SGD):
+        def aggregate_gradients(self, grads_and_vars):
+            return [(2 * gradient, variable) for gradient, variable in grads_and_vars]
+
+    variable = tf.Variable([1.0])
+    optimizer = AdaptiveGradientClipping(Doubling(0.5), clip_factor=100.0)
+    optimizer.apply_gradients([(tf.constant([0.25]), variable)])
+    np.testing.assert_allclose(variable, [0.75])
+
+
 def test_a_custom_loop_on_two_replicas():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
