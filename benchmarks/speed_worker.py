@@ -134,43 +134,44 @@ def weights_step(settings):
     Kernels are standardized, binarized and scaled, which has gradients, and all
     gradients are clipped; without the method kernels are binarized.
     """
-    norm = settings["norm"]
-    model = build(settings, norm)
+    model = build(settings, settings["norm"])
     dtype = tf.as_dtype(model.compute_dtype)
-    layers = [x for x in model.layers if isinstance(x, lq.layers.QuantConv2D)]
-    kernels = [tf.Variable(layer.kernel) for layer in layers]
-    variables = [kernels]
-    if norm == "free":
-        variables.append([layer.gain for layer in layers])
-    signs = layers[-1].kernel_quantizer
+    convolutions = [x for x in model.layers if isinstance(x, lq.layers.QuantConv2D)]
     small = [w for w in model.trainable_variables if w.shape.rank == 1]
-    dkernels, dsmall = (
-        [tf.cast(tf.random.normal(w.shape), d) for w in weights]
-        for weights, d in ((kernels, dtype), (small, tf.float32))
-    )
+    dkernels = [tf.cast(tf.random.normal(x.kernel.shape), dtype) for x in convolutions]
+    dsmall = [tf.random.normal(w.shape) for w in small]
+    is_free = settings["norm"] == "free"
+    if is_free:
+        optimizer = optimizers.AdaptiveGradientClipping(tf.keras.optimizers.SGD())
+        optimizer.build(model.trainable_variables)
 
-    def compute(kernel, gain=None):
+    def compute(layer, kernel, gain=None):
+        quantize = layer.kernel_quantizer
         kernel = tf.convert_to_tensor(kernel)
         if gain is None:
-            return tf.cast(signs(kernel), dtype)
-        kernel = signs(math.scaled_weight_standardization(kernel))
-        return math.scale_channels(kernel, tf.convert_to_tensor(gain), dtype)
+            return tf.cast(quantize(kernel) if quantize else kernel, dtype)
+        gain, standardization = tf.convert_to_tensor(gain), (layer.gamma, layer.eps)
+        if quantize:
+            clip_value = quantize.clip_value
+            return math.binary_ws_kernel(
+                kernel, gain, *standardization, clip_value, dtype
+            )
+        kernel = math.scaled_weight_standardization(kernel, *standardization)
+        return math.scale_channels(kernel, gain, dtype)
 
     @tf.function
     def step():
-        results = []
-        for *weights, dkernel in zip(*variables, dkernels, strict=True):
+        results, gradients, clipped = [], list(dsmall), list(small)
+        for layer, dkernel in zip(convolutions, dkernels, strict=True):
+            weights = [layer.kernel, *([layer.gain] if hasattr(layer, "gain") else [])]
             with tf.GradientTape() as tape:
-                kernel = compute(*weights)
-            gradients = tape.gradient(kernel, weights, dkernel)
-            results += [kernel, *map(clip, gradients, weights)]
-        results += map(clip, dsmall, small)
-        return [tf.reshape(x, [-1])[0] for x in results]
-
-    def clip(gradient, weight):
-        if norm != "free":
-            return gradient
-        return math.adaptive_gradient_clip(gradient, tf.convert_to_tensor(weight))
+                kernel = compute(layer, *weights)
+            results.append(kernel)
+            gradients += tape.gradient(kernel, weights, dkernel)
+            clipped += weights
+        if is_free:
+            gradients = optimizer.transform_all(gradients, clipped)
+        return [tf.reshape(x, [-1])[0] for x in results + gradients]
 
     return step
 
