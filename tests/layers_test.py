@@ -6,6 +6,7 @@ import oracles
 import pytest
 import tensorflow as tf
 
+from larq_nobn import math
 from larq_nobn._fusion import will_run
 from larq_nobn.layers import (
     LearnableBias,
@@ -488,6 +489,23 @@ def test_signs_are_not_kept_for_the_gradient():
     # TensorFlow merges the two computations, and so keeps the first, unless the second
     # waits for something.
     assert to_input in again.op.control_inputs
+
+
+def test_rprelus_gradients_are_in_the_pass_of_the_sign_behind(monkeypatch):
+    """Where nothing else goes out from it; its result's gradient is written nowhere."""
+    upstream = []
+    gradients = math._rprelu_gradients
+
+    def noted(how, function, *arguments):
+        upstream.append(function)
+        return gradients(how, function, *arguments)
+
+    monkeypatch.setattr(math, "_rprelu_gradients", noted)
+    model = _block(0.2, FusedApproxSign)
+    x, dy = (tf.constant(rng.normal(size=(2, n, n, 4)), "float32") for n in (8, 4))
+    tf.function(_step).get_concrete_function(model, x, dy)
+    # The second one's result is also pooled.
+    assert upstream == [tf.identity, math._surrogate_gradient]
 
 
 @pytest.mark.usefixtures("float64")
