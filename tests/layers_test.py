@@ -501,7 +501,7 @@ def test_rprelus_gradients_are_in_the_pass_of_the_sign_behind(monkeypatch):
         return gradients(how, function, *arguments)
 
     monkeypatch.setattr(math, "_rprelu_gradients", noted)
-    model = _block(0.2, FusedApproxSign)
+    model = _block(0.2, FusedApproxSign, ScaledWSConv2D)
     x, dy = (tf.constant(rng.normal(size=(2, n, n, 4)), "float32") for n in (8, 4))
     tf.function(_step).get_concrete_function(model, x, dy)
     # The second one's result is also pooled.
