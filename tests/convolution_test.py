@@ -50,11 +50,11 @@ def test_gradients_are_tensorflows(size, kernel_size, strides, padding):
 def test_fewer_multiplications(size, batch):
     """The same results in graphs, from products of tiles, also of odd maps."""
     rng = np.random.default_rng(0)
-    x = tf.constant(rng.standard_normal((2, *size, 128)))
-    kernel = tf.constant(rng.standard_normal((3, 3, 128, 130)))
-    weights = tf.constant(rng.standard_normal((2, *size, 130)))
+    x = tf.constant(rng.standard_normal((2, *size, 256)))
+    kernel = tf.constant(rng.standard_normal((3, 3, 256, 258)))
+    weights = tf.constant(rng.standard_normal((2, *size, 258)))
 
-    @tf.function(input_signature=[tf.TensorSpec((batch, *size, 128), tf.float64)])
+    @tf.function(input_signature=[tf.TensorSpec((batch, *size, 256), tf.float64)])
     def step(x):
         return gradients(lambda x, k: conv2d(x, k, (1, 1), "SAME"), x, kernel, weights)
 
@@ -71,7 +71,7 @@ def test_tiles_of_signs_are_exact():
     rng = np.random.default_rng(0)
     x, kernel = (
         tf.constant(rng.choice([-1.0, 1.0], shape), "float32")
-        for shape in ((2, 8, 8, 256), (3, 3, 256, 128))
+        for shape in ((2, 16, 16, 256), (3, 3, 256, 128))
     )
     result = tf.function(conv2d)(x, kernel, (1, 1), "SAME")
     np.testing.assert_array_equal(result, tf.nn.conv2d(x, kernel, 1, "SAME"))
@@ -81,12 +81,13 @@ def test_tiles_of_signs_are_exact():
 @pytest.mark.parametrize(
     ("shape", "kernel_shape", "strides", "padding", "dtype"),
     [
-        ((2, 4, 4, 128), (3, 3, 128, 128), (1, 1), "VALID", "float32"),
-        ((2, 4, 4, 128), (3, 3, 128, 128), (2, 2), "SAME", "float32"),
-        ((2, 4, 4, 128), (5, 5, 128, 128), (1, 1), "SAME", "float32"),
-        ((2, 4, 4, 64), (3, 3, 64, 128), (1, 1), "SAME", "float32"),
-        ((2, None, 4, 128), (3, 3, 128, 128), (1, 1), "SAME", "float32"),
-        ((2, 4, 4, 128), (3, 3, 128, 128), (1, 1), "SAME", "bfloat16"),
+        ((2, 4, 4, 256), (3, 3, 256, 256), (1, 1), "VALID", "float32"),
+        ((2, 4, 4, 256), (3, 3, 256, 256), (2, 2), "SAME", "float32"),
+        ((2, 4, 4, 256), (5, 5, 256, 256), (1, 1), "SAME", "float32"),
+        ((2, 16, 16, 64), (3, 3, 64, 256), (1, 1), "SAME", "float32"),
+        ((2, None, 4, 256), (3, 3, 256, 256), (1, 1), "SAME", "float32"),
+        ((2, 4, 4, 256), (3, 3, 256, 256), (1, 1), "SAME", "bfloat16"),
+        ((2, 15, 17, 128), (3, 3, 128, 256), (1, 1), "SAME", "float32"),
     ],
 )
 def test_other_convolutions_are_tensorflows(
