@@ -6,7 +6,7 @@ import larq as lq
 import tensorflow as tf
 
 from larq_nobn._registration import register
-from larq_nobn.math import scaled_weight_standardization
+from larq_nobn.ops import scaled_weight_standardization
 
 
 @lq.utils.register_alias("scaled_ws")

@@ -1,24 +1,15 @@
 """The layers of batch-norm-free binary networks, on top of Larq's."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import larq as lq
 import tensorflow as tf
 
-from larq_nobn._convolution import conv2d, is_for_this_machine
+from larq_nobn import ops
 from larq_nobn._registration import register
 from larq_nobn.constraints import check_gamma_and_eps
-from larq_nobn.math import (
-    binary_ws_kernel,
-    multiply,
-    round_straight_through,
-    rprelu,
-    scale_channels,
-    scaled_add,
-    scaled_weight_standardization,
-    shift_channels,
-)
-from larq_nobn.quantizers import ScaledSign, is_training
+from larq_nobn.quantizers import ScaledSign
 
 
 class _NamedWeights:
@@ -116,24 +107,72 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
             and getattr(quantizer, "precision", 32) == 1
             and isinstance(self.kernel_quantizer, ScaledSign)
         )
-        scope = lq.context.should_quantize()
-        try:
+        with _keep_quantized_scope():
             return super().call(inputs)
-        except BaseException:
-            # Larq's scope stays open when a call fails or is interrupted: from then on
-            # every save would write quantized weights in place of the latent ones.
-            lq.context.quantized_scope(scope).__enter__()
-            raise
+
+    def convolve_signs(
+        self,
+        signs: tf.Tensor,
+        factor: float = 1.0,
+        recompute: Callable[[], tf.Tensor] | None = None,
+    ) -> tf.Tensor:
+        """What `call` returns in training, of what the input quantizer has returned.
+
+        Only for layers with `can_convolve_signs`.
+
+        Args:
+            signs: Tensor of shape `(batch, height, width, channels)`.
+            factor: Multiplies the result, by way of the kernel.
+            recompute: As in `ops.conv2d`.
+
+        Returns:
+            Tensor of shape `(batch, new height, new width, filters)`.
+        """
+        padding = self.padding
+        if not self._is_native_padding:
+            signs = tf.pad(signs, self._get_padding_same(signs))
+            padding, recompute = "valid", None
+        with _keep_quantized_scope(), lq.context.quantized_scope(True):
+            kernel = self.training_kernel(self.kernel, signs.dtype, factor)
+        return ops.conv2d(signs, kernel, self.strides, padding.upper(), recompute)
+
+    @property
+    def can_convolve_signs(self) -> bool:
+        """Whether nothing but a convolution of signs happens here."""
+        quantizers = (self.input_quantizer, self.kernel_quantizer)
+        return (
+            hasattr(self.input_quantizer, "surrogate")
+            and not any(getattr(q, "_custom_metrics", None) for q in quantizers)
+            and self._is_plain
+            and not self.use_bias
+            and self.activation is tf.keras.activations.linear
+            and self.activity_regularizer is None
+            and not tf.is_tensor(self.pad_values)
+            and self.pad_values == 0
+        )
+
+    def training_kernel(
+        self, kernel: tf.Tensor, dtype: tf.DType, factor: float = 1.0
+    ) -> tf.Tensor:
+        """The kernel that convolves in training, of the one that Larq reads."""
+        kernel = tf.cast(tf.convert_to_tensor(kernel), dtype)
+        return kernel if factor == 1 else ops.multiply(kernel, factor)
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Convolve."""
-        convolve = super().convolution_op
-        if not self._in_whole_numbers:
-            if self._is_plain and is_for_this_machine():
-                kernel = tf.convert_to_tensor(kernel)
-                return conv2d(inputs, kernel, self.strides, self.padding.upper())
-            return convolve(inputs, kernel)
+        if self._in_whole_numbers:
+            return self._convolve_in_whole_numbers(inputs, self.whole_kernel(kernel))
+        kernel = self.training_kernel(kernel, inputs.dtype)
+        if self._is_plain:
+            return ops.conv2d(inputs, kernel, self.strides, self.padding.upper())
+        return super().convolution_op(inputs, kernel)
 
+    def whole_kernel(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The kernel at inference, ±c in each output channel."""
+        return tf.convert_to_tensor(kernel)
+
+    def _convolve_in_whole_numbers(self, inputs, kernel):
+        convolve = super().convolution_op
         padding = self.padding  # Larq puts in its own for the time of a call.
 
         @tf.custom_gradient
@@ -145,13 +184,12 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
                         outputs = convolve(inputs, kernel)
                 return tape.gradient(outputs, [inputs, kernel], dy)
 
-            # The kernel is ±c in each output channel.
             magnitude = tf.reduce_max(
                 tf.abs(kernel), list(range(kernel.shape.rank - 1))
             )
             return convolve(inputs, tf.sign(kernel)) * magnitude, grad
 
-        return _call(inputs, tf.convert_to_tensor(kernel))
+        return _call(inputs, kernel)
 
     @property
     def _is_plain(self) -> bool:
@@ -256,29 +294,33 @@ class ScaledWSConv2D(QuantConv2D):
         @lq.utils.set_precision(getattr(quantize, "precision", 32))
         def standardize_and_quantize(kernel):
             kernel = tf.convert_to_tensor(kernel)
-            kernel = scaled_weight_standardization(kernel, self.gamma, self.eps)
+            kernel = ops.scaled_weight_standardization(kernel, self.gamma, self.eps)
             return quantize(kernel) if quantize else kernel
 
         return standardize_and_quantize
 
-    def convolution_op(self, inputs, kernel):
-        """Convolve with the gain folded into the kernel."""
+    def training_kernel(self, kernel, dtype, factor=1.0):
+        """Standardized, quantized and scaled by the gain."""
         gain, quantize = tf.convert_to_tensor(self.gain), self.kernel_quantizer
+        if factor != 1:
+            gain = gain * tf.constant(factor, gain.dtype)
         latent = getattr(kernel, "latent_variable", None)
-        is_binary = isinstance(quantize, ScaledSign) and latent is not None
-        if is_binary and not self._in_whole_numbers:
+        if isinstance(quantize, ScaledSign) and latent is not None:
             # What Larq would read, in fewer passes.
-            kernel = binary_ws_kernel(
+            return ops.binary_ws_kernel(
                 tf.convert_to_tensor(latent),
                 gain,
                 self.gamma,
                 self.eps,
                 quantize.clip_value,
-                inputs.dtype,
+                dtype,
             )
-        else:
-            kernel = scale_channels(tf.convert_to_tensor(kernel), gain, inputs.dtype)
-        return super().convolution_op(inputs, kernel)
+        return ops.scale_channels(tf.convert_to_tensor(kernel), gain, dtype)
+
+    def whole_kernel(self, kernel):
+        """The binary kernel, times the gain."""
+        kernel, gain = map(tf.convert_to_tensor, (kernel, self.gain))
+        return ops.scale_channels(kernel, gain, self.compute_dtype)
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""
@@ -311,7 +353,7 @@ class LearnableBias(_NamedWeights, tf.keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Add the shift."""
-        return shift_channels(inputs, tf.convert_to_tensor(self.bias))
+        return ops.shift_channels(inputs, tf.convert_to_tensor(self.bias))
 
     def compute_output_shape(self, input_shape):
         """The shape stays."""
@@ -380,7 +422,7 @@ class RSign(_NamedWeights, lq.quantizers.Quantizer):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Shift and binarize."""
         bias = tf.convert_to_tensor(self.bias)
-        return self.quantizer(shift_channels(tf.convert_to_tensor(inputs), bias))
+        return self.quantizer(ops.shift_channels(tf.convert_to_tensor(inputs), bias))
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""
@@ -433,14 +475,14 @@ class RPReLU(_NamedWeights, tf.keras.layers.Layer):
         r"""\\(a\\), the factor on negative values, of shape `(channels,)`."""
         if self.power_of_two:
             return tf.pow(
-                tf.cast(2, self.slope.dtype), round_straight_through(self.slope)
+                tf.cast(2, self.slope.dtype), ops.round_straight_through(self.slope)
             )
         return tf.convert_to_tensor(self.slope)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Shift, bend, shift."""
         weights = (self.bias_in, self.negative_slope, self.bias_out)
-        return rprelu(inputs, *map(tf.convert_to_tensor, weights))
+        return ops.rprelu(inputs, *map(tf.convert_to_tensor, weights))
 
     def compute_output_shape(self, input_shape):
         """The shape stays."""
@@ -478,7 +520,7 @@ class Scale(tf.keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Multiply."""
-        return multiply(tf.convert_to_tensor(inputs), self.factor)
+        return ops.multiply(tf.convert_to_tensor(inputs), self.factor)
 
     def compute_output_shape(self, input_shape):
         """The shape stays."""
@@ -508,10 +550,9 @@ class ScaledAdd(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.alpha = float(alpha)
 
-    def call(self, inputs: Sequence[tf.Tensor], training=None) -> tf.Tensor:
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Return `alpha * f + r`."""
-        residual, shortcut = map(tf.convert_to_tensor, inputs)
-        return scaled_add(residual, shortcut, self.alpha, is_training(training))
+        return ops.scaled_add(*map(tf.convert_to_tensor, inputs), self.alpha)
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""
@@ -554,6 +595,20 @@ class SymmetricMaxPooling2D(tf.keras.layers.MaxPooling2D):
         pad = [[0, 0], *([size // 2] * 2 for size in self.pool_size), [0, 0]]
         x = tf.pad(inputs, pad, constant_values=inputs.dtype.min)
         return tf.nn.max_pool2d(x, self.pool_size, self.strides, "VALID")
+
+
+@contextlib.contextmanager
+def _keep_quantized_scope() -> Iterator[None]:
+    """Close Larq's scope when a call fails or is interrupted.
+
+    Left open, every save would write quantized weights in place of the latent ones.
+    """
+    scope = lq.context.should_quantize()
+    try:
+        yield
+    except BaseException:
+        lq.context.quantized_scope(scope).__enter__()
+        raise
 
 
 def _channels(layer: tf.keras.layers.Layer, input_shape) -> int:

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import tensorflow as tf
 
-from larq_nobn._fusion import shared
 from larq_nobn._registration import register
 from larq_nobn._wrapping import GradientTransformation, VariableSelection
-from larq_nobn.math import agc_scale
+from larq_nobn.ops import agc_scale
+from larq_nobn.ops.fusion import traced_once
 
 # Variables, and layers for all of their trainable variables.
 Selection = Sequence["tf.Variable | tf.keras.layers.Layer"]
@@ -357,7 +357,7 @@ class FusedAdam(tf.keras.optimizers.Adam):
         )
 
 
-@shared
+@traced_once
 def _adam_scalars(learning_rate, iterations, beta_1, beta_2, epsilon, dtype):
     """The scalar arguments of `ResourceApplyAdam`."""
     step = tf.cast(iterations + 1, dtype)

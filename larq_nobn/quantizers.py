@@ -7,75 +7,17 @@ a quantizer, by instance or by the strings `"scaled_sign"` and `"sigmoid_sign"`.
 import larq as lq
 import tensorflow as tf
 
-from larq_nobn._fusion import channel_sum, factored, fused
+from larq_nobn import math, ops
 from larq_nobn._registration import register
-from larq_nobn.math import approx_sign, binarize, scaled_signs
+from larq_nobn.ops import scaled_sign, sigmoid_sign
 
-
-def scaled_sign(x: tf.Tensor, clip_value: float | None = 1.0) -> tf.Tensor:
-    r"""Binarize a kernel to one magnitude per output channel.
-
-    \\[ q(w) = c \, \mathrm{sign}(w), \quad c = \mathrm{mean}|w| \\]
-
-    with the mean over all axes but the last. The gradient passes straight through where
-    \\(|w| \le\\) `clip_value`, with factor 1 (Larq's `MagnitudeAwareSign` has the extra
-    factor \\(c\\)), and none flows through \\(c\\). The result is exactly
-    \\(\pm c\\) per channel, which converters need to recognize a binary kernel.
-
-    Args:
-        x: Kernel of shape `(..., out_channels)`.
-        clip_value: Threshold of the straight-through estimator; `None` for none.
-
-    Returns:
-        Tensor of the shape and dtype of `x`.
-    """
-    x = tf.convert_to_tensor(x)
-    fan_in = tf.cast(tf.size(x) / tf.shape(x)[-1], x.dtype)
-    scale = channel_sum(tf.abs(tf.stop_gradient(x))) / fan_in
-
-    @tf.custom_gradient
-    def _call(x):
-        def grad(dy):
-            if clip_value is None:
-                return dy
-            return _clip_gradient(x, *factored(dy), clip_value)
-
-        return scaled_signs(x, scale, x.dtype), grad
-
-    return _call(x)
-
-
-@fused
-def _clip_gradient(x, dy, factor, clip_value):
-    dy = tf.cast(factor * dy, x.dtype)
-    return tf.where(tf.abs(x) <= clip_value, dy, tf.zeros_like(dy))
-
-
-def sigmoid_sign(x: tf.Tensor, slope: float = 3.0, skip: bool = False) -> tf.Tensor:
-    r"""Sign with the derivative of a scaled sigmoid as pseudo-gradient.
-
-    \\[ q'(x) = 2 k \, \sigma(kx) \, (1 - \sigma(kx)) \\]
-
-    Args:
-        x: Activations of any shape.
-        slope: \\(k\\).
-        skip: As in `larq_nobn.math.binarize`.
-
-    Returns:
-        Tensor of the shape and dtype of `x`, with values -1 and 1.
-    """
-    x = tf.convert_to_tensor(x)
-    return binarize(x, _sigmoid_sign_gradient, float(slope), skip=skip)
-
-
-def _sigmoid_sign_gradient(x, dy, slope):
-    s = tf.sigmoid(slope * x)
-    return dy * (2 * slope) * s * (1 - s)
-
-
-def is_training(training) -> bool:
-    """Not where it is a tensor or unknown: gradients of all tensors must exist then."""
-    return isinstance(training, bool | int) and bool(training)
+__all__ = [
+    "FusedApproxSign",
+    "ScaledSign",
+    "SigmoidSign",
+    "scaled_sign",
+    "sigmoid_sign",
+]
 
 
 @lq.utils.register_alias("scaled_sign")
@@ -107,7 +49,7 @@ class ScaledSign(lq.quantizers.Quantizer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Binarize the kernel; shape and dtype stay."""
-        return scaled_sign(inputs, self.clip_value)
+        return scaled_sign(tf.convert_to_tensor(inputs), self.clip_value)
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""
@@ -124,10 +66,11 @@ class FusedApproxSign(lq.quantizers.Quantizer):
     """
 
     precision = 1
+    surrogate = (math.approx_sign_gradient,)
 
-    def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Binarize the activations; shape and dtype stay."""
-        return approx_sign(tf.convert_to_tensor(inputs), skip=is_training(training))
+        return ops.approx_sign(tf.convert_to_tensor(inputs))
 
 
 @lq.utils.register_alias("sigmoid_sign")
@@ -152,9 +95,14 @@ class SigmoidSign(lq.quantizers.Quantizer):
         super().__init__(**kwargs)
         self.slope = slope
 
-    def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
+    @property
+    def surrogate(self) -> tuple:
+        """Gradient of the sign, and its arguments: as `ops.binarize` takes them."""
+        return math.sigmoid_sign_gradient, float(self.slope)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Binarize the activations; shape and dtype stay."""
-        return sigmoid_sign(inputs, self.slope, skip=is_training(training))
+        return sigmoid_sign(tf.convert_to_tensor(inputs), self.slope)
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""

@@ -6,8 +6,6 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from larq_nobn import math
-from larq_nobn._fusion import will_run
 from larq_nobn.layers import (
     LearnableBias,
     QuantConv2D,
@@ -18,7 +16,7 @@ from larq_nobn.layers import (
     ScaledWSConv2D,
     SymmetricMaxPooling2D,
 )
-from larq_nobn.quantizers import FusedApproxSign, SigmoidSign
+from larq_nobn.ops import is_fast
 
 rng = np.random.default_rng(0)
 POLICIES = (
@@ -348,182 +346,6 @@ def test_rsign(quantizer):
     np.testing.assert_allclose(gradients["bias"], (derivative * dy).sum((0, 1, 2)))
 
 
-def _signs_in_front(surrogate, factor):
-    """x, its scale and shift, and the signs of these, whose derivative is x's."""
-    image = tf.keras.Input((4, 4, 3), dtype="float64")
-    scaled = Scale(factor)(image)
-    shift = LearnableBias()
-    shifted = shift(scaled)
-    signs = surrogate()(shifted)
-    shift.set_weights([rng.normal(size=3)])
-    return tf.keras.Model(image, [shifted, signs]), shift
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("factor", [0.7, -1.3, 0.0, 1.0])
-@pytest.mark.parametrize("surrogate", [FusedApproxSign, SigmoidSign])
-def test_scale_shift_and_sign_in_training(surrogate, factor):
-    """In a graph that trains the three are one function, with the same gradients."""
-    model, shift = _signs_in_front(surrogate, factor)
-    x = tf.constant(rng.normal(size=(2, 4, 4, 3)))
-    dy = rng.normal(size=(2, 4, 4, 3))
-
-    def step(training):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            shifted, signs = model(x, training=training)
-            loss = tf.reduce_sum(signs * dy)
-        *gradients, skipped = tape.gradient(loss, [x, shift.bias, shifted])
-        return skipped is None, signs, *gradients
-
-    skipped, *ours = tf.function(step)(training=True)
-    assert bool(skipped) == (factor != 0)
-    skipped, *theirs = step(training=True)
-    assert not skipped
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-
-
-def _block(alpha, quantizer, cls=QuantConv2D):
-    """Sign, convolution and sum behind an RPReLU, twice; the second sum is of it."""
-    x = image = tf.keras.Input((8, 8, 4))
-    for strides in (1, 2):
-        shortcut = x = RPReLU()(x)
-        if strides == 2:
-            shortcut = tf.keras.layers.AveragePooling2D()(x)
-        x = LearnableBias()(Scale(0.7)(x))
-        x = cls(
-            4,
-            3,
-            strides=strides,
-            padding="symmetric",
-            input_quantizer=quantizer(),
-            kernel_quantizer="scaled_sign",
-            kernel_initializer="random_normal",
-        )(x)
-        x = ScaledAdd(alpha)([x, shortcut])
-    model = tf.keras.Model(image, x)
-    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
-    return model
-
-
-def _step(model, x, dy, variables=None):
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = model(x, training=True)
-        loss = tf.reduce_sum(y * dy)
-    variables = model.trainable_variables if variables is None else variables
-    return y, tape.gradient(loss, [x, *variables])
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("quantizer", [FusedApproxSign, SigmoidSign])
-@pytest.mark.parametrize("alpha", [0.2, 1.0])
-@pytest.mark.parametrize("cls", [QuantConv2D, ScaledWSConv2D])
-def test_what_is_computed_again_is_what_was_computed(cls, alpha, quantizer):
-    """In a graph that trains, nothing but time and memory is another."""
-    model = _block(alpha, quantizer, cls)
-    x, dy = (tf.constant(rng.normal(size=(2, n, n, 4))) for n in (8, 4))
-    theirs = _step(model, x, dy)
-    graphs = [tf.function(_step, jit_compile=compiled) for compiled in (False, True)]
-    # The graph may also be that of the forward pass only, differentiated from outside.
-    forward = tf.function(lambda x, training: model(x, training=training))
-    for ours in (
-        *(graph(model, x, dy) for graph in graphs),
-        _step(forward, x, dy, model.trainable_variables),
-    ):
-        for a, b in zip(*map(tf.nest.flatten, (ours, theirs)), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
-
-
-def _sign_and_shortcut(x, joined):
-    """A branch that starts with a sign, and a sum with its source or not with it."""
-    conv = QuantConv2D(3, 1, input_quantizer=FusedApproxSign())
-    other = QuantConv2D(3, 1, input_quantizer=FusedApproxSign())
-    branch, others = conv(x), other(LearnableBias()(x))
-    return branch, others, ScaledAdd(0.2)([branch if joined else others, x])
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("wanted", [[2], [0, 2], [1, 2], [0], [0, 1, 2]])
-@pytest.mark.parametrize("joined", [True, False])
-def test_no_shortcuts_gradient_is_lost(joined, wanted):
-    """Whichever results of a network the loss is of, and whatever it is by."""
-    image = tf.keras.Input((4, 4, 3))
-    x = LearnableBias()(image)
-    model = tf.keras.Model(image, _sign_and_shortcut(x, joined))
-    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
-    images = tf.constant(rng.normal(size=(2, 4, 4, 3)))
-    factors = rng.normal(size=(3, 2, 4, 4, 3))
-
-    def gradients(by_image):
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(images)
-            outputs = model(images, training=True)
-            loss = sum(tf.reduce_sum(outputs[i] * factors[i]) for i in wanted)
-        sources = [images] if by_image else model.trainable_variables
-        # Twice: nothing of the first time is left for the second.
-        return [
-            tape.gradient(loss, sources, unconnected_gradients="zero") for _ in range(2)
-        ]
-
-    for by_image in (True, False):
-        theirs = gradients(by_image)
-        ours = tf.function(gradients)(by_image)
-        for a, b in zip(*map(tf.nest.flatten, (ours, theirs)), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-
-
-def test_signs_are_not_kept_for_the_gradient():
-    """Where nothing pads them, they are computed again, and not too early."""
-    model = _block(0.2, FusedApproxSign)
-    x, dy = (tf.constant(rng.normal(size=(2, n, n, 4)), "float32") for n in (8, 4))
-    graph = tf.function(_step).get_concrete_function(model, x, dy).graph
-    operators = {"Conv2D": [], "Conv2DBackpropInput": [], "Conv2DBackpropFilter": []}
-    for op in graph.get_operations():
-        if op.type in operators and tuple(op.get_attr("strides")) == (1, 1, 1, 1):
-            operators[op.type].append(op)
-    (forward,), (to_input,), (to_kernel,) = operators.values()
-    signs, again = forward.inputs[0], to_kernel.inputs[0]
-    assert again.ref() != signs.ref()
-    # TensorFlow merges the two computations, and so keeps the first, unless the second
-    # waits for something.
-    assert to_input in again.op.control_inputs
-
-
-def test_rprelus_gradients_are_in_the_pass_of_the_sign_behind(monkeypatch):
-    """Where nothing else goes out from it; its result's gradient is written nowhere."""
-    upstream = []
-    gradients = math._rprelu_gradients
-
-    def noted(how, function, *arguments):
-        upstream.append(function)
-        return gradients(how, function, *arguments)
-
-    monkeypatch.setattr(math, "_rprelu_gradients", noted)
-    model = _block(0.2, FusedApproxSign, ScaledWSConv2D)
-    x, dy = (tf.constant(rng.normal(size=(2, n, n, 4)), "float32") for n in (8, 4))
-    tf.function(_step).get_concrete_function(model, x, dy)
-    # The second one's result is also pooled.
-    assert upstream == [tf.identity, math._surrogate_gradient]
-
-
-@pytest.mark.usefixtures("float64")
-def test_inference_has_the_gradients_of_all_activations():
-    """Maps of what a network looked at differentiate by them."""
-    model, _ = _signs_in_front(FusedApproxSign, 0.7)
-
-    @tf.function
-    def gradient(x):
-        with tf.GradientTape() as tape:
-            shifted, signs = model(x, training=False)
-            loss = tf.reduce_sum(signs)
-        return shifted, tape.gradient(loss, shifted)
-
-    shifted, result = gradient(rng.normal(size=(2, 4, 4, 3)))
-    np.testing.assert_allclose(result, oracles.approx_sign_grad(shifted.numpy()))
-
-
 @pytest.mark.usefixtures("float64")
 def test_rprelu():
     shape = (2, 4, 4, 3)
@@ -555,24 +377,6 @@ def test_scale_and_scaled_add():
     np.testing.assert_array_equal(Scale(1.04**-0.5)(x), x * 1.04**-0.5)
     np.testing.assert_array_equal(ScaledAdd(0.2)([x, r]), 0.2 * x + r)
     np.testing.assert_array_equal(ScaledAdd()([x, r]), x + r)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_a_shortcut_has_a_gradient_unless_it_is_computed_again(training):
-    """In inference all activations have one."""
-    activation, add = RPReLU(), ScaledAdd(0.2)
-
-    @tf.function
-    def gradients(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            shortcut = activation(x)
-            y = add([x, shortcut], training=training)
-        return tape.gradient(y, [x, shortcut])
-
-    dx, dshortcut = gradients(tf.ones((2, 3)))
-    np.testing.assert_allclose(dx, 1.2)
-    np.testing.assert_allclose(dshortcut, 1)
 
 
 @pytest.mark.parametrize(("pool_size", "strides"), [(3, 2), (3, 1), ((5, 3), (2, 3))])
@@ -804,7 +608,7 @@ def test_keras_learns_shapes_without_compiling():
 
     class Layer(tf.keras.layers.Layer):
         def call(self, inputs):
-            runs.append(will_run())
+            runs.append(is_fast())
             return inputs
 
     image = tf.keras.Input((2,))

@@ -9,13 +9,14 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError
 from larq_nobn.losses import distribution_loss
+from larq_nobn.models import FusedModel
 from larq_nobn.saving import load_model
 from larq_nobn.zoo.preprocessing import STATISTICS
 
 Teacher = Callable[[tf.Tensor], tf.Tensor]
 
 
-class Trainer(tf.keras.Model):
+class Trainer(FusedModel):
     """A functional model that trains with what Keras's own train step lacks.
 
     It shares the layers of the network that it is made of. Its inputs are normalized

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from larq_nobn import ops
 from larq_nobn._errors import UserError
 from larq_nobn._files import write_atomically, write_json
-from larq_nobn._fusion import for_accelerators
 from larq_nobn.training import data
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.training.trainer import Trainer
@@ -86,7 +86,7 @@ def train_epoch(model: Trainer, recipe: Recipe, images: data.Images):
             )
             x = data.normalize(x, images.name)
             y = tf.one_hot(tf.gather(labels, index), classes)
-            with for_accelerators():
+            with ops.using("accelerator"):
                 loss, logits = model.update(x, y)
             losses += tf.cast(loss, tf.float64)
             hits = tf.equal(tf.argmax(logits, 1), tf.argmax(y, 1))

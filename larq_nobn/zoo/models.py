@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError, one_of
 from larq_nobn.layers import SymmetricMaxPooling2D
+from larq_nobn.models import FusedModel
 from larq_nobn.zoo import weights as zoo_weights
 from larq_nobn.zoo.arguments import check_number, check_tensor, checked_shape
 from larq_nobn.zoo.blocks import (
@@ -357,7 +358,7 @@ def create_model(
         x = _head(x, num_classes, classifier_activation)
     if input_tensor is not None:
         image = tf.keras.utils.get_source_inputs(image)
-    model = tf.keras.Model(image, x, name=f"{name}_{norm}")
+    model = FusedModel(image, x, name=f"{name}_{norm}")
     zoo_weights.load_pretrained(model, weights, network, include_top)
     return model
 

@@ -6,96 +6,86 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from larq_nobn import _fusion, _winograd
-
-
-def is_for_this_machine() -> bool:
-    """Whether a convolution traced now will run on CPUs."""
-    return not (_fusion.is_for_accelerators() or tf.config.list_physical_devices("GPU"))
+from larq_nobn import math
+from larq_nobn.ops import winograd
+from larq_nobn.ops.fusion import Recompute
+from larq_nobn.ops.seam import first_order, is_fast
 
 
 def conv2d(
-    x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int], padding: str
+    x: tf.Tensor,
+    kernel: tf.Tensor,
+    strides: Sequence[int],
+    padding: str,
+    recompute: Recompute | None = None,
 ) -> tf.Tensor:
-    """Convolve as `tf.nn.conv2d`, in the way that suits a CPU.
+    """`larq_nobn.math.conv2d`, in the way that suits a CPU.
 
-    In graphs 3x3 convolutions of many channels are computed with fewer multiplications.
+    3x3 convolutions of many channels are computed with fewer multiplications.
 
     The gradient of a kernel correlates inputs and output gradients over batch and
     positions. In half precision oneDNN's operator for that is slow where maps are small
     and channels many. The same sums are a matrix product for each of the kernel's
     positions.
 
-    A constant factor on the output multiplies the gradients of small kernels instead of
-    those of large maps. Inputs that can be computed again are not kept in memory for
-    the kernel's gradient.
-
     Args:
         x: Tensor of shape `(batch, height, width, channels)`.
         kernel: Tensor of shape `(height, width, channels, filters)`.
         strides: In height and width.
         padding: `"SAME"` or `"VALID"`.
+        recompute: How to compute `x` again for the kernel's gradient, rather than keep
+            it in memory.
 
     Returns:
         Tensor of shape `(batch, new height, new width, filters)`.
     """
+    if not is_fast():
+        return math.conv2d(x, kernel, strides, padding)
     steps = [1, *strides, 1]
-    how = _fusion.origin(x, _fusion.Again)
-    branch = _fusion.origin(x, _fusion.Branch)
-    is_winograd = (
-        _fusion.will_run()  # Its transforms are many operators, if not fused.
-        and padding == "SAME"
-        and set(strides) == {1}
-        and _has_fast_tiles(x, kernel)
-    )
+    is_tiled = padding == "SAME" and set(strides) == {1} and _has_fast_tiles(x, kernel)
 
-    @tf.custom_gradient
-    def _call(x, kernel):
-        def input_gradient(dy, kernel):
-            if is_winograd:
-                return _winograd.input_gradient(dy, kernel)
-            return tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=tf.shape(x),
-                filter=kernel,
-                out_backprop=dy,
-                strides=steps,
-                padding=padding,
-            )
+    def input_gradient(dy):
+        if is_tiled:
+            return winograd.input_gradient(dy, kernel)
+        return tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(x),
+            filter=kernel,
+            out_backprop=dy,
+            strides=steps,
+            padding=padding,
+        )
 
-        def kernel_gradient(x, dy):
-            if is_winograd:
-                return _winograd.kernel_gradient(x, dy)
-            if _is_small(x.shape, kernel.shape, strides, x.dtype):
-                return _kernel_gradient(x, dy, kernel.shape[:2], strides, padding)
-            return tf.raw_ops.Conv2DBackpropFilter(
-                input=x,
-                filter_sizes=kernel.shape,
-                out_backprop=dy,
-                strides=steps,
-                padding=padding,
-            )
+    def kernel_gradient(x, dy):
+        if is_tiled:
+            return winograd.kernel_gradient(x, dy)
+        if _is_small(x.shape, kernel.shape, strides, x.dtype):
+            return _kernel_gradient(x, dy, kernel.shape[:2], strides, padding)
+        return tf.raw_ops.Conv2DBackpropFilter(
+            input=x,
+            filter_sizes=kernel.shape,
+            out_backprop=dy,
+            strides=steps,
+            padding=padding,
+        )
 
-        def grad(dy, x=x):
-            dy, factor = _fusion.factored(dy)
-            dx = input_gradient(dy, kernel if factor == 1 else factor * kernel)
+    @first_order
+    def call(*_):
+        def grad(dy):
+            dx = input_gradient(dy)
             # Not before the gradient: TensorFlow would merge what is computed again, or
             # the tiles, with the forward pass's, and keep them from there to here.
             with tf.control_dependencies([dx]):
-                if how:
-                    x = _fusion.elementwise(how.function, *how.arguments)
-                dkernel = kernel_gradient(x, dy)
-            return dx, dkernel if factor == 1 else factor * dkernel
+                return [dx, kernel_gradient(recompute() if recompute else x, dy)]
 
-        if is_winograd:
-            return _winograd.conv2d(x, kernel), grad
+        if is_tiled:
+            return winograd.conv2d(x, kernel), grad
         return tf.nn.conv2d(x, kernel, strides, padding), grad
 
-    y = _call(x, kernel)
-    return y if branch is None else _fusion.note(y, branch)
+    return call(x, kernel)
 
 
 def _has_fast_tiles(x: tf.Tensor, kernel: tf.Tensor) -> bool:
-    """Whether `_winograd` is faster than TensorFlow's operators.
+    """Whether `winograd` is faster than TensorFlow's operators.
 
     Measured with maps of 4x4 to 32x32, on two kinds of processors: from 256 channels on
     the products outweigh the transforms, and with 128 where maps are not small. Half

@@ -1,31 +1,15 @@
 """Functions that are compiled, or traced, once for all layers of a kind."""
 
-import contextlib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
-_for_accelerators = False
-
-
-@contextlib.contextmanager
-def for_accelerators() -> Iterator[None]:
-    """Trace plain operators, which the compiler of an accelerator knows best."""
-    global _for_accelerators
-    before, _for_accelerators = _for_accelerators, True
-    try:
-        yield
-    finally:
-        _for_accelerators = before
-
-
-def is_for_accelerators() -> bool:
-    """Whether what is traced now is for an accelerator."""
-    return _for_accelerators
+from larq_nobn.math import is_half
+from larq_nobn.ops.seam import is_fast
 
 
 def fused(function: Callable) -> Callable:
@@ -52,7 +36,7 @@ def fused(function: Callable) -> Callable:
         halves = [dtype.is_floating and dtype.size < 4 for dtype in dtypes]
         if not any(halves):
             return function(*args)
-        wide = [tf.cast(x, tf.float32) if _is_half(x) else x for x in args]
+        wide = [tf.cast(x, tf.float32) if is_half(x) else x for x in args]
         result = function(*wide)
         return tf.cast(result, dtypes[0]) if all(halves) else result
 
@@ -104,11 +88,7 @@ def _compiled_for_all_sizes(function: Callable) -> Callable:
     return _in_graphs(function, call)
 
 
-def _is_half(x) -> bool:
-    return tf.is_tensor(x) and x.dtype.is_floating and x.dtype.size < 4
-
-
-def shared(function: Callable) -> Callable:
+def traced_once(function: Callable) -> Callable:
     """Let all calls of a function in a graph, of one signature, be of one subgraph.
 
     Tracing costs by the operator; a network calls these for every variable.
@@ -125,20 +105,9 @@ def shared(function: Callable) -> Callable:
 def _in_graphs(function: Callable, compiled: Callable) -> Callable:
     @functools.wraps(function)
     def call(*args):
-        return compiled(*args) if will_run() else function(*args)
+        return compiled(*args) if is_fast() else function(*args)
 
     return call
-
-
-def will_run() -> bool:
-    """Whether what is computed now is part of a graph that is going to run.
-
-    Eager calls are few: not worth a compilation per shape. And Keras calls a layer in a
-    graph of its own, which it throws away, to learn the shape of the layer's output.
-    """
-    if tf.executing_eagerly():
-        return False
-    return not tf.compat.v1.get_default_graph().name.endswith("_scratch_graph")
 
 
 def number(x: float, like: tf.Tensor) -> tf.Tensor:
@@ -151,7 +120,7 @@ def number(x: float, like: tf.Tensor) -> tf.Tensor:
     Returns:
         Scalar tensor.
     """
-    return tf.constant(x, tf.float32 if _is_half(like) else like.dtype)
+    return tf.constant(x, tf.float32 if is_half(like) else like.dtype)
 
 
 @fused
@@ -160,91 +129,15 @@ def elementwise(function: Callable, *arguments) -> tf.Tensor:
     return function(*arguments)
 
 
-class Affine(NamedTuple):
-    """`factor * source + bias`, which is how a tensor was computed.
-
-    Bias and, if it is none, factor are numbers or tensors of `(..., channels)`.
-    """
-
-    source: tf.Tensor
-    factor: float | tf.Tensor = 1.0
-    bias: tf.Tensor | None = None
-
-
-class Again(NamedTuple):
-    """`elementwise(function, *arguments)`; cheaper to compute again than to keep."""
+class Recompute(NamedTuple):
+    """How to compute a tensor again, which is cheaper than to keep it in memory."""
 
     function: Callable[..., tf.Tensor]
     arguments: tuple
 
-
-class Gradients(NamedTuple):
-    """Noted on a tensor's gradient: those of the arguments that it was computed from.
-
-    Who has the gradient of a function's result can go on to the arguments in one pass.
-    """
-
-    of: Again
-    values: tuple
-
-
-class Branch:
-    """What a residual branch that starts with a sign was computed from.
-
-    Where the branch joins its source again, as a shortcut, the shortcut's gradient
-    waits here for the sign's surrogate, which adds it on its way.
-    """
-
-    def __init__(self, source: tf.Tensor):
-        self.source = source
-        self._waiting = []
-
-    def wait(self, gradient: tf.Tensor) -> None:
-        """Leave a gradient of the source."""
-        self._waiting.append(gradient)
-
-    def take(self) -> tf.Tensor | None:
-        """Take the sum of what waits."""
-        gradients, self._waiting = self._waiting, []
-        if len(gradients) > 1:
-            return tf.add_n(gradients)
-        return gradients[0] if gradients else None
-
-
-Origin = Affine | Again | Gradients | Branch
-
-
-def note(result: tf.Tensor, how: Origin) -> tf.Tensor:
-    """Let who takes a tensor of a graph know how it was computed.
-
-    Who can compute from the source saves a pass over memory: what nobody takes is
-    never computed. Layers stay what they are, and fuse all the same.
-
-    Args:
-        result: The tensor.
-        how: Its origin; a tensor can have one of each kind.
-
-    Returns:
-        The same tensor.
-    """
-    if not tf.executing_eagerly():
-        result._larq_nobn_origins = {**_origins(result), type(how): how}
-    return result
-
-
-def origin(x: tf.Tensor, kind: type[Origin]) -> Origin | None:
-    """What `note` noted of this kind, if anything."""
-    return _origins(x).get(kind)
-
-
-def _origins(x: tf.Tensor) -> dict:
-    return getattr(x, "_larq_nobn_origins", {})
-
-
-def factored(x: tf.Tensor) -> tuple[tf.Tensor, float | tf.Tensor]:
-    """A tensor and a factor, a number or one per channel, whose product is `x`."""
-    source, factor, bias = origin(x, Affine) or Affine(x)
-    return (source, factor) if bias is None else (x, 1.0)
+    def __call__(self) -> tf.Tensor:
+        """Compute it, element by element."""
+        return elementwise(self.function, *self.arguments)
 
 
 def channel_sum(x: tf.Tensor) -> tf.Tensor:
@@ -260,28 +153,11 @@ def channel_sum(x: tf.Tensor) -> tf.Tensor:
 
 
 def precise_sum(x: tf.Tensor) -> tf.Tensor:
-    """`channel_sum` in at least float32; in a graph, of a tensor once."""
-    if tf.executing_eagerly():
-        return _precise_sum(x)
-    if not hasattr(x, "_larq_nobn_sum"):
-        note_sum(x, _precise_sum(x))
-    return x._larq_nobn_sum
-
-
-def note_sum(x: tf.Tensor, total: tf.Tensor) -> None:
-    """Let `precise_sum` know the sum of a tensor of a graph."""
-    x._larq_nobn_sum = total
-
-
-def _precise_sum(x: tf.Tensor) -> tf.Tensor:
-    wide = tf.cast(x, tf.float32) if _is_half(x) else x
+    """`channel_sum` in at least float32."""
     if x.shape.rank == 1:
-        return wide
-    if _is_half(x):
-        # In half precision long sums stand still.
-        if _for_accelerators:
-            return tf.reduce_sum(wide, range(x.shape.rank - 1))
-        (x,) = _sums_of_parts(_itself, x)
+        return tf.cast(x, tf.float32) if is_half(x) else x
+    if is_half(x):
+        (x,) = _sums_of_parts(_itself, x)  # In half precision long sums stand still.
     # As a matrix: with a map TensorFlow fuses BiasAddGrad and a kernel's gradient, at
     # ten times the cost of the sum.
     return tf.raw_ops.BiasAddGrad(out_backprop=tf.reshape(x, [-1, x.shape[-1]]))
@@ -318,7 +194,7 @@ def _sums_of_parts(function: Callable, *args) -> list[tf.Tensor]:
     maps = [x for x in args if _is_map(x)]
     shape = maps[0].shape
     # The sums of half precision are wider than what is summed.
-    count = 8 if all(map(_is_half, maps)) else 4
+    count = 8 if all(map(is_half, maps)) else 4
     count = math.gcd(math.prod(n for n in shape[:-1] if n), count)
     results = _sums_of_equal_parts(count, function, *args)
     for result in results:
@@ -333,7 +209,7 @@ def _is_map(x) -> bool:
 @_compiled_for_all_sizes
 def _sums_of_equal_parts(count: int, function: Callable, *args) -> list[tf.Tensor]:
     # XLA is slow at sums over rows, but not at sums of tensors.
-    args = [tf.cast(x, tf.float32) if _is_half(x) else x for x in args]
+    args = [tf.cast(x, tf.float32) if is_half(x) else x for x in args]
     parts = [
         tf.unstack(tf.reshape(x, [count, -1, tf.shape(x)[-1]]))
         if _is_map(x)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from larq_nobn._fusion import compiled
+from larq_nobn.ops.fusion import compiled
 
 Tiles = list[tf.Tensor]
 """16 matrices, one per position in a tile, row by row."""

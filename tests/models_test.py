@@ -1,0 +1,242 @@
+"""`FusedModel` computes what its layers do, each by itself."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from larq_nobn import ops
+from larq_nobn.layers import (
+    LearnableBias,
+    QuantConv2D,
+    RPReLU,
+    Scale,
+    ScaledAdd,
+    ScaledWSConv2D,
+)
+from larq_nobn.models import FusedModel
+from larq_nobn.quantizers import FusedApproxSign, SigmoidSign
+from larq_nobn.zoo import create_model
+
+rng = np.random.default_rng(0)
+
+
+def _unit(x, cls=QuantConv2D, quantizer=FusedApproxSign, alpha=0.2, strides=1):
+    shortcut = x = RPReLU()(x)
+    if strides == 2:
+        shortcut = tf.keras.layers.AveragePooling2D()(x)
+    x = LearnableBias()(Scale(0.7)(x))
+    x = cls(
+        4,
+        3,
+        strides=strides,
+        padding="symmetric",
+        input_quantizer=quantizer(),
+        kernel_quantizer="scaled_sign",
+        kernel_initializer="random_normal",
+        use_bias=False,
+    )(x)
+    return ScaledAdd(alpha)([x, shortcut])
+
+
+def _randomized(model):
+    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+def _units(**kwargs):
+    """Two units and an activation."""
+    image = tf.keras.Input((8, 8, 4))
+    x = _unit(_unit(image, **kwargs), strides=2, **kwargs)
+    return _randomized(FusedModel(image, RPReLU()(x)))
+
+
+def _step(model, x, dy, variables=None):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = model(x, training=True)
+        loss = tf.reduce_sum(y * dy)
+    variables = model.trainable_variables if variables is None else variables
+    return y, tape.gradient(loss, [x, *variables])
+
+
+def _images(dtype="float64"):
+    return (tf.constant(rng.normal(size=(2, n, n, 4)), dtype) for n in (8, 4))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"cls": ScaledWSConv2D},
+        {"cls": ScaledWSConv2D, "quantizer": SigmoidSign, "alpha": 1.0},
+        {"cls": QuantConv2D},
+    ],
+)
+def test_results_and_gradients_are_the_layers(kwargs):
+    model = _units(**kwargs)
+    x, dy = _images()
+    theirs = _step(model, x, dy)
+    graphs = [tf.function(_step, jit_compile=compiled) for compiled in (False, True)]
+    # The graph may also be that of the forward pass only, differentiated from outside.
+    forward = tf.function(lambda x, training: model(x, training=training))
+    for ours in (
+        *(graph(model, x, dy) for graph in graphs),
+        _step(forward, x, dy, model.trainable_variables),
+    ):
+        for a, b in zip(*map(tf.nest.flatten, (ours, theirs)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    assert len(model._fusion.plan.units) == 2
+
+
+NETWORKS = [
+    ("reactnet18", "free", {}),
+    ("reactnet18", "free", {"binary_weights": False}),
+    ("reactnet18", "batch", {}),
+    ("birealnet18", "free", {}),
+    ("reactnet_a", "free", {}),
+    ("abnet18", "free", {}),
+    ("abnet_a", "free", {}),
+]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("name", "norm", "kwargs"), NETWORKS)
+def test_networks_train_alike_in_every_mode(name, norm, kwargs):
+    model = create_model(
+        name,
+        norm=norm,
+        stem="cifar",
+        width=2,
+        num_classes=10,
+        classifier_activation=None,
+        **kwargs,
+    )
+    # Away from ties, whose signs hang on rounding.
+    for variable in model.trainable_variables:
+        variable.assign_add(0.01 * rng.normal(size=variable.shape))
+    before = model.get_weights()
+    x, dy = tf.constant(rng.normal(size=(2, 32, 32, 3))), rng.normal(size=(2, 10))
+    results = []
+    for mode in ("plain", "cpu"):
+        model.set_weights(before)  # Batch norm's statistics move.
+        with ops.using(mode):
+            results.append(tf.function(_step)(model, x, dy))
+    for a, b in zip(*map(tf.nest.flatten, results), strict=True):
+        scale = np.max(np.abs(a)) or 1.0
+        np.testing.assert_allclose(b / scale, a / scale, rtol=0, atol=1e-9)
+    plan = model._fusion.plan
+    convolutions = [x for x in model.layers if getattr(x, "input_quantizer", None)]
+    assert len(plan.unit_of) == len(convolutions) > 0
+    assert len(plan.sums) == (norm == "free") * len(convolutions)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("graph", [True, False])
+def test_every_intermediate_activation_has_its_gradient(graph):
+    """Saliency, feature losses and penalties take them, and of all at once."""
+    network = create_model(
+        "reactnet18",
+        stem="cifar",
+        width=4,
+        units=2,
+        input_shape=(8, 8, 3),
+        num_classes=10,
+        classifier_activation=None,
+    )
+    for variable in network.trainable_variables:
+        variable.assign_add(0.01 * rng.normal(size=variable.shape))
+    layers = [x for x in network.layers[1:] if x.name != "predictions"]
+    model = FusedModel(network.inputs, [layer.output for layer in layers])
+    x = tf.constant(rng.normal(size=(2, 8, 8, 3)))
+
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            outputs = model(x, training=True)
+            loss = tf.reduce_sum(tf.square(outputs[-1]))
+        return tape.gradient(loss, outputs)
+
+    with ops.using("plain"):
+        expected = tf.function(gradients)(x)
+    results = (tf.function(gradients) if graph else gradients)(x)
+    for layer, a, b in zip(layers, results, expected, strict=True):
+        assert a is not None, layer.name
+        assert np.max(np.abs(b)) > 0, layer.name
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=layer.name)
+
+
+def _sign_and_shortcut(x, joined):
+    """A branch that starts with a sign, and a sum with its source or not with it."""
+    conv = QuantConv2D(3, 1, input_quantizer=FusedApproxSign(), use_bias=False)
+    other = QuantConv2D(3, 1, input_quantizer=FusedApproxSign(), use_bias=False)
+    branch, others = conv(x), other(LearnableBias()(x))
+    return branch, others, ScaledAdd(0.2)([branch if joined else others, x])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("wanted", [[2], [0, 2], [1, 2], [0], [0, 1, 2]])
+@pytest.mark.parametrize("joined", [True, False])
+def test_no_shortcuts_gradient_is_lost(joined, wanted):
+    """Whichever results of a network the loss is of, and whatever it is by."""
+    image = tf.keras.Input((4, 4, 3))
+    x = LearnableBias()(image)
+    model = _randomized(FusedModel(image, _sign_and_shortcut(x, joined)))
+    images = tf.constant(rng.normal(size=(2, 4, 4, 3)))
+    factors = rng.normal(size=(3, 2, 4, 4, 3))
+
+    def gradients():
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(images)
+            outputs = model(images, training=True)
+            loss = sum(tf.reduce_sum(outputs[i] * factors[i]) for i in wanted)
+        sources = [images, *model.trainable_variables]
+        # Twice: nothing of the first time is left for the second.
+        return [
+            tape.gradient(loss, sources, unconnected_gradients="zero") for _ in range(2)
+        ]
+
+    theirs, ours = gradients(), tf.function(gradients)()
+    for a, b in zip(*map(tf.nest.flatten, (ours, theirs)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_signs_are_not_kept_for_the_gradient():
+    """Where nothing pads them, they are computed again, and not too early."""
+    model = _units()
+    graph = tf.function(_step).get_concrete_function(model, *_images("float32")).graph
+    operators = {"Conv2D": [], "Conv2DBackpropInput": [], "Conv2DBackpropFilter": []}
+    for op in graph.get_operations():
+        if op.type in operators and tuple(op.get_attr("strides")) == (1, 1, 1, 1):
+            operators[op.type].append(op)
+    (forward,), (to_input,), (to_kernel,) = operators.values()
+    signs, again = forward.inputs[0], to_kernel.inputs[0]
+    assert again.ref() != signs.ref()
+    # TensorFlow merges the two computations, and so keeps the first, unless the second
+    # waits for something.
+    assert to_input in again.op.control_inputs
+
+
+def test_layers_that_do_more_stay_by_themselves():
+    """A metric, a bias or a regularizer is not lost."""
+    image = tf.keras.Input((4, 4, 4))
+    x = _unit(image)
+    x = RPReLU(activity_regularizer="l2")(x)
+    x = QuantConv2D(4, 1, input_quantizer=FusedApproxSign(), use_bias=True)(x)
+    model = FusedModel(image, x)
+    images = tf.constant(rng.normal(size=(2, 4, 4, 4)), "float32")
+    tf.function(model)(images, training=True)
+    assert len(model._fusion.plan.units) == 1
+    assert len(model.losses) == 1
+
+
+def test_saves_loads_and_clones(tmp_path):
+    model = _units()
+    images = tf.constant(rng.normal(size=(2, 8, 8, 4)), "float32")
+    expected = model(images)
+    for name in ("model.keras", "model.h5", "model"):
+        model.save(tmp_path / name)
+        loaded = tf.keras.models.load_model(tmp_path / name)
+        np.testing.assert_array_equal(loaded(images), expected)
+        assert name == "model" or isinstance(loaded, FusedModel)
+    clone = tf.keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(clone(images), expected)
