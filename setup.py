@@ -21,14 +21,15 @@ tensorflow = [
 ]
 # Published weights that travel with the package: packed, small and free to pass on.
 most_bytes = 8_000_000
-zoo = root / "larq_nobn" / "zoo"
 bundles = []
-for path in sorted(zoo.glob("bundles/*/card.json")):
+for path in sorted(root.glob("zoo/*/card.json")):
     card = json.loads(path.read_text())
     packed = card["files"].get("packed")
     if packed and packed["size"] <= most_bytes and card["redistributable"]:
         names = ("card.json", "README.md", packed["name"])
-        bundles += [str((path.parent / name).relative_to(zoo)) for name in names]
+        bundles += [f"{path.parent.name}/{name}" for name in names]
+# They and the recipes live at the top of the repository; see larq_nobn/_shipped.py.
+shipped = {"larq_nobn.shipped.training": "training", "larq_nobn.shipped.zoo": "zoo"}
 
 deploy = ["larq-compute-engine>=0.16", "psutil"]
 tune = ["keras-tuner>=1.4.7"]
@@ -40,8 +41,9 @@ setup(
     long_description=(root / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["larq_nobn", "larq_nobn.*"]),
-    package_data={"larq_nobn.zoo": bundles},
+    packages=[*find_packages(include=["larq_nobn", "larq_nobn.*"]), *shipped],
+    package_dir=shipped,
+    package_data={"larq_nobn.shipped.zoo": bundles},
     python_requires=">=3.10,<3.13",
     install_requires=[
         *tensorflow,

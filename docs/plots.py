@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn import callbacks, cli, optimizers, zoo
+from larq_nobn._figures import COLOURS, new_figure, save_figure
 from larq_nobn.math import scaled_weight_standardization
 from larq_nobn.training import data
-from larq_nobn.training.plots import COLOURS, new_figure, save_figure
 
 IMAGES = Path(__file__).parent / "images"
 CLIP_FACTORS = (None, 0.1, 0.02, 0.005, 0.001)

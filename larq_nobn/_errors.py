@@ -1,6 +1,9 @@
 """The error type for everything that a user can put right."""
 
+import numbers
 from collections.abc import Iterable
+from math import inf
+from typing import Any
 
 
 class UserError(ValueError):
@@ -31,4 +34,15 @@ def one_of(
             f"`{what}` must be one of {', '.join(map(repr, allowed))}. "
             f"Received: {what}={received!r}. "
             f"Fix: {fix or 'choose one of the names above'}."
+        )
+
+
+def check_number(what: str, value: Any, kind: type, hint: str) -> None:
+    """Check that a value is a positive number, or integer, and finite."""
+    wanted = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, wanted) or not 0 < value < inf:
+        noun = "integer" if kind is int else "number"
+        raise UserError(
+            f"`{what}` must be a positive {noun}. Received: {what}={value!r}. "
+            f"Fix: {hint}."
         )

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from larq_nobn._errors import UserError
+from larq_nobn._figures import new_figure, save_figure
 from larq_nobn._files import write_json
 from larq_nobn.training import Recipe, data, train
 from larq_nobn.training.folder import versions
-from larq_nobn.training.plots import new_figure, plot_history, save_figure
+from larq_nobn.training.plots import plot_history
 
 RECIPE = Recipe(
     name="demo",

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
+from larq_nobn._figures import COLOURS, new_figure, save_figure
 from larq_nobn.layers import RPReLU
 
 
@@ -103,8 +104,6 @@ def draw_signal_propagation(
         measured: For each model's name the result of `signal_propagation`.
         path: The PNG.
     """
-    from larq_nobn.training.plots import COLOURS, new_figure, save_figure
-
     figure = new_figure(10, 4)
     quantities = {
         "variance": "channel variance",

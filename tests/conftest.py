@@ -28,6 +28,23 @@ def float64():
 
 
 @pytest.fixture
+def tiny(monkeypatch):
+    """More rows in the table of networks, of every kind of block, but few."""
+    from larq_nobn import zoo
+    from larq_nobn.networks import FAMILIES, MobileNet, ResNet
+
+    monkeypatch.setitem(FAMILIES, "one_unit", ResNet((1,), width=2))
+    monkeypatch.setitem(FAMILIES, "tiny", ResNet((1, 2), width=4))
+    monkeypatch.setitem(FAMILIES, "tiny_a", MobileNet((2, 4, 4), width=4))
+
+    def build(name="tiny", **kwargs):
+        defaults = {"stem": "cifar", "num_classes": 3, "input_shape": (8, 8, 3)}
+        return zoo.create_model(name, **{**defaults, **kwargs})
+
+    return build
+
+
+@pytest.fixture
 def parity(request):
     """Check a deviation from the reference, and list it at the end of the run."""
 

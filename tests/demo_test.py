@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from larq_nobn import UserError, demo
+from larq_nobn.networks import FAMILIES, ResNet
 from larq_nobn.training import data
-from larq_nobn.zoo.models import FAMILIES, ResNet
 
 
 def test_demo_trains_both_reloads_and_draws(monkeypatch, tmp_path, capsys):

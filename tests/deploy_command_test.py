@@ -10,9 +10,9 @@ from larq_nobn.cli._model_argument import open_model
 from larq_nobn.deploy import benchmarking
 from larq_nobn.deploy.flatbuffer import Flatbuffer
 from larq_nobn.deploy.survey import randomize
-from larq_nobn.zoo.bundle import write_bundle
-from larq_nobn.zoo.card import Card
-from larq_nobn.zoo.models import describe_network
+from larq_nobn.networks import describe_network
+from larq_nobn.weights.bundle import write_bundle
+from larq_nobn.weights.card import Card
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn import zoo
-from larq_nobn.zoo.torch_import import torch_entries
+from larq_nobn.weights.torch.layouts import torch_entries
 
 DATA = Path(__file__).parent / "data"
 INDEX = json.loads((DATA / "index.json").read_text())

@@ -10,8 +10,8 @@ import signal
 
 import tensorflow as tf
 
+from larq_nobn.networks import FAMILIES, ResNet
 from larq_nobn.training import Recipe, progress
-from larq_nobn.zoo.models import FAMILIES, ResNet
 
 FAMILIES["tiny"] = ResNet((1, 1), width=8)
 RECIPE = Recipe(

@@ -14,14 +14,14 @@ import tensorflow as tf
 import larq_nobn
 from larq_nobn import UserError, zoo
 from larq_nobn.cli import main
+from larq_nobn.networks import FAMILIES, ResNet
 from larq_nobn.training import data, load_recipe, train
 from larq_nobn.training.checkpoint import Checkpoint, load_latest, save_checkpoint
 from larq_nobn.training.distribution import make_strategy
 from larq_nobn.training.engine import build_trainer, decayed_variables
 from larq_nobn.training.folder import RunFolder
 from larq_nobn.training.trainer import load_teacher
-from larq_nobn.zoo.models import FAMILIES, ResNet
-from larq_nobn.zoo.weights import named_weights, weights_sha256
+from larq_nobn.weights.transfer import named_weights, weights_sha256
 
 RECIPE_FILE = Path(__file__).parent / "tiny_recipe.py"
 

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 
 from larq_nobn import UserError
+from larq_nobn.networks import FAMILIES, ResNet
 from larq_nobn.training import Recipe, data, xla_export
 from larq_nobn.training.engine import build_trainer
 from larq_nobn.training.offload import offload
-from larq_nobn.zoo.models import FAMILIES, ResNet
-from larq_nobn.zoo.weights import named_weights, weights_sha256
+from larq_nobn.weights.transfer import named_weights, weights_sha256
 
 # `make test` puts it there.
 JAX_PYTHON = Path(sys.prefix) / "jax" / "bin" / "python"

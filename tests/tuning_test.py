@@ -18,14 +18,14 @@ import tensorflow as tf
 
 from larq_nobn import UserError, _compat, zoo
 from larq_nobn.cli import main
+from larq_nobn.networks import FAMILIES, ResNet
 from larq_nobn.optimizers import AdaptiveGradientClipping, CoupledWeightDecay
 from larq_nobn.training import Recipe, load_recipe
 from larq_nobn.training.data import load_images
 from larq_nobn.tuning import ReActNetHyperModel, SearchSpace, build_model, search
 from larq_nobn.tuning.searching import _Draw, _oracle, _quiet
 from larq_nobn.tuning.space import PARAMETERS, recipe_settings
-from larq_nobn.zoo.models import FAMILIES, ResNet
-from larq_nobn.zoo.weights import named_weights
+from larq_nobn.weights.transfer import named_weights
 
 TESTS = Path(__file__).parent
 DIGITS = {"input_shape": (8, 8, 1), "num_classes": 10}

@@ -8,7 +8,7 @@ import larq as lq
 import numpy as np
 import tensorflow as tf
 
-from larq_nobn._errors import UserError, one_of
+from larq_nobn._errors import UserError, check_number, one_of
 from larq_nobn.batch_norm.graph import (
     Call,
     Graph,
@@ -29,7 +29,6 @@ from larq_nobn.layers import (
     ScaledAdd,
     ScaledWSConv2D,
 )
-from larq_nobn.zoo.arguments import check_number
 
 keras = tf.keras.layers
 

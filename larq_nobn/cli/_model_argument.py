@@ -39,8 +39,8 @@ def published(name: str):
     Returns:
         A `Card` and a path or dataset; `None` twice if it is no published model.
     """
-    from larq_nobn.zoo.card import read_card
-    from larq_nobn.zoo.registry import CARD, is_bundle, survey
+    from larq_nobn.weights.card import read_card
+    from larq_nobn.weights.registry import CARD, is_bundle, survey
 
     path = Path(name)
     if is_bundle(path):

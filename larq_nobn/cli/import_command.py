@@ -43,9 +43,9 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     """Import the checkpoint."""
-    from larq_nobn.zoo.bundle import CARD, call_arguments
-    from larq_nobn.zoo.card import read_card
-    from larq_nobn.zoo.importing import import_checkpoint
+    from larq_nobn.weights.bundle import CARD, call_arguments
+    from larq_nobn.weights.card import read_card
+    from larq_nobn.weights.torch.importing import import_checkpoint
 
     print(f"{args.file}: reading, and checking against the checkpoint's arithmetic")
     folder = import_checkpoint(

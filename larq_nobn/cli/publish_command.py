@@ -32,9 +32,9 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     """Publish the run."""
-    from larq_nobn.zoo.bundle import CARD
-    from larq_nobn.zoo.card import read_card
-    from larq_nobn.zoo.publishing import publish_run
+    from larq_nobn.training.publishing import publish_run
+    from larq_nobn.weights.bundle import CARD
+    from larq_nobn.weights.card import read_card
 
     folder = publish_run(
         args.run_folder,

@@ -6,7 +6,9 @@ HELP = "train a network by a recipe, in two steps"
 def add_recipe_arguments(parser) -> None:
     """Add what every command about a recipe takes."""
     parser.add_argument(
-        "recipe", help="a recipe, such as training/cifar10_reactnet18.py"
+        "recipe",
+        help="a recipe: a Python file, or a published one's name, such as "
+        "cifar10_reactnet18",
     )
     parser.add_argument("--out", required=True, help="folder of the run")
     parser.add_argument("--data-dir", help="tensorflow-datasets folder")

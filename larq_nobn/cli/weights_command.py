@@ -11,7 +11,7 @@ def run(args) -> None:
     """Print the table."""
     import sys
 
-    from larq_nobn.zoo.registry import survey
+    from larq_nobn.weights.registry import survey
 
     found, problems = survey()
     rows = [["model", "dataset", "metrics", "size", "where"]]

@@ -31,7 +31,7 @@ from larq_nobn.training.folder import RunFolder
 from larq_nobn.training.progress import Progress
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.training.trainer import Teacher, Trainer, load_teacher
-from larq_nobn.zoo.weights import assign_checked, named_weights, weights_sha256
+from larq_nobn.weights.transfer import assign_checked, named_weights, weights_sha256
 
 STEPS = ("step1", "step2")
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import fcntl
+import importlib.metadata
 import io
 import json
 import platform
@@ -13,10 +14,12 @@ from typing import Any
 
 import tensorflow as tf
 
+import larq_nobn
 from larq_nobn._errors import UserError
 from larq_nobn._files import write_atomically, write_json
 from larq_nobn.saving import save_model
 from larq_nobn.training.checkpoint import Checkpoint, save_checkpoint
+from larq_nobn.training.plots import draw_curve
 from larq_nobn.training.recipe import Recipe
 
 History = dict[str, list[dict[str, float]]]
@@ -180,8 +183,6 @@ class RunFolder(HeldFolder):
 
     def finish(self, result: dict[str, Any], history: History) -> dict[str, Any]:
         """Draw the curve and write `result.json`, which marks the run as complete."""
-        from larq_nobn.training.plots import draw_curve
-
         if not self._chief:
             return result
         draw_curve({self._recipe.name: history}, self.path / "curve.png")
@@ -206,10 +207,6 @@ def _scalars(traces: dict[str, Any]) -> list[tuple[str, float]]:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    import importlib.metadata
-
-    import larq_nobn
-
     packages = ("keras", "larq", "larq-zoo", "numpy", "tensorflow-datasets")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {

@@ -8,7 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn.training import data
+from larq_nobn.datasets import SOURCES, Source
+from larq_nobn.training.pipeline import (
+    augmentation_seed,
+    check_batch_size,
+    mix,
+    normalize,
+    readable,
+)
 
 # Principal components of ImageNet's colours (AlexNet, Section 4.1), as published with
 # the lighting augmentation that the reference uses.
@@ -41,9 +48,9 @@ class ImageNet:
     name: str = "imagenet"
 
     @property
-    def source(self) -> data.Source:
+    def source(self) -> Source:
         """Its row in `SOURCES`."""
-        return data.SOURCES[self.name]
+        return SOURCES[self.name]
 
     def train_batches(
         self,
@@ -59,17 +66,17 @@ class ImageNet:
 
         `padding` has no effect: crops come from inside the image.
         """
-        data.check_batch_size(batch_size, self.train_size)
+        check_batch_size(batch_size, self.train_size)
         classes = self.source.num_classes
 
         def decode(index, item):
             image, label = item
-            seed_ = data.augmentation_seed(seed, epoch, index)
+            seed_ = augmentation_seed(seed, epoch, index)
             return augmented_crop(image, seed_), tf.one_hot(label, classes)
 
         def mixed(step, item):
-            random = data.augmentation_seed(seed, epoch, step)
-            return data.mix(*item, random, mixup, cutmix)
+            random = augmentation_seed(seed, epoch, step)
+            return mix(*item, random, mixup, cutmix)
 
         order = int(np.random.default_rng([seed, epoch]).integers(2**31))
         examples = self.train(order).enumerate().skip(start * batch_size)
@@ -118,7 +125,7 @@ def augmented_crop(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     draw = tf.random.stateless_normal([3], seed, stddev=_LIGHTING, alg="philox")
     image += tf.linalg.matvec(_EIGENVECTORS, draw * _EIGENVALUES)
     image = tf.image.stateless_random_flip_left_right(image, seed)
-    return data.normalize(image * 255.0, "imagenet")
+    return normalize(image * 255.0, "imagenet")
 
 
 def central_crop(encoded: tf.Tensor) -> tf.Tensor:
@@ -135,7 +142,7 @@ def central_crop(encoded: tf.Tensor) -> tf.Tensor:
     scaled = tf.cast(tf.round(shape * _RESIZED / tf.reduce_min(shape)), tf.int32)
     image = tf.image.resize(image, scaled, antialias=True)
     image = tf.image.resize_with_crop_or_pad(image, _SIZE, _SIZE)
-    return data.normalize(image, "imagenet")
+    return normalize(image, "imagenet")
 
 
 def open_imagenet(data_dir: str | None, limit: int | None = None) -> ImageNet:
@@ -157,7 +164,7 @@ def open_imagenet(data_dir: str | None, limit: int | None = None) -> ImageNet:
         return _from_folders(Path(data_dir), limit)
     import tensorflow_datasets as tfds
 
-    with data.readable("imagenet2012", data_dir):
+    with readable("imagenet2012", data_dir):
         builder = tfds.builder("imagenet2012", data_dir=data_dir)
         if not Path(builder.data_path).is_dir():
             builder.download_and_prepare()
@@ -174,7 +181,7 @@ def open_imagenet(data_dir: str | None, limit: int | None = None) -> ImageNet:
 
 def _from_folders(folder: Path, limit: int | None) -> ImageNet:
     classes = sorted(path.name for path in (folder / "train").iterdir())
-    expected = data.SOURCES["imagenet"].num_classes
+    expected = SOURCES["imagenet"].num_classes
     if len(classes) != expected:
         raise UserError(
             f"ImageNet's train folder must have {expected} class folders. Received: "

@@ -13,7 +13,7 @@ from larq_nobn.training.engine import STEPS, build_trainer, publishable
 from larq_nobn.training.folder import RunFolder
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.training.xla_export import export_epoch, load_state
-from larq_nobn.zoo.weights import assign_checked, named_weights
+from larq_nobn.weights.transfer import assign_checked, named_weights
 
 
 def offload(recipe: Recipe, out: str | Path, data_dir: str | None = None) -> str:
@@ -106,7 +106,7 @@ def _bring_back(recipe: Recipe, model, exported: Path) -> list[dict]:
 
 
 def _finish(recipe: Recipe, folder: RunFolder, history: dict, weights: dict) -> str:
-    from larq_nobn.zoo.weights import weights_sha256
+    from larq_nobn.weights.transfer import weights_sha256
 
     top1 = {step: history[step][-1]["test_top1"] for step in STEPS}
     folder.finish(

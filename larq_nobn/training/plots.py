@@ -1,17 +1,11 @@
 """Pictures of a training."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from larq_nobn._files import write_atomically
-
-# Colour-blind safe (Okabe and Ito).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+from larq_nobn._figures import COLOURS, new_figure, save_figure
 
 
 def plot_history(
@@ -48,31 +42,6 @@ def plot_history(
     axes.set_ylabel("top-1 (%)\nbold: test, faint: training")
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", frameon=False)
-
-
-def new_figure(
-    width: float, height: float, layout: str | None = "constrained"
-) -> Figure:
-    """A figure that needs no display, whatever the user's Matplotlib backend.
-
-    Args:
-        width: In inches.
-        height: In inches.
-        layout: Matplotlib's layout engine; `None` to place everything by hand.
-
-    Returns:
-        The figure.
-    """
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG, atomically."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_atomically(path, buffer.getvalue())
 
 
 def draw_curve(histories: Mapping[str, Mapping[str, list[dict]]], path: Path) -> None:

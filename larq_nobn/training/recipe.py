@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from larq_nobn._errors import UserError, one_of
-from larq_nobn.training.data import SOURCES
-from larq_nobn.zoo.models import FAMILIES, NORMS, STEMS, SURROGATES
+from larq_nobn._shipped import shipped
+from larq_nobn.datasets import SOURCES
+from larq_nobn.networks import FAMILIES, NORMS, STEMS, SURROGATES
 
 SCHEDULES = ("linear", "cosine")
 PADDINGS = ("zero", "reflect")
@@ -225,7 +226,8 @@ def load_recipe(path: str | Path) -> Recipe:
     """Read the recipe that a Python file holds as `RECIPE`.
 
     Args:
-        path: The file. It is run, so it must be one that you trust.
+        path: The file, or the name of one that comes with the package, such as
+            `"cifar10_reactnet18"`. It is run, so it must be one that you trust.
 
     Returns:
         The recipe.
@@ -234,11 +236,13 @@ def load_recipe(path: str | Path) -> Recipe:
         UserError: If the file is missing, fails to run or holds no recipe.
     """
     path = Path(path)
+    published = {file.stem: file for file in sorted(shipped("training").glob("*.py"))}
+    path = published.get(str(path), path)
     if path.suffix != ".py" or not path.is_file():
         raise UserError(
             "A recipe must be a Python file. Received: "
-            f"{path}{'' if path.exists() else ', which does not exist'}. Fix: for "
-            "example training/cifar10_reactnet18.py of the repository."
+            f"{path}{'' if path.exists() else ', which does not exist'}. Fix: the "
+            f"path of one, or a published one's name: {', '.join(published)}."
         )
     spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)

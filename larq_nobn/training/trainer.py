@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
+from larq_nobn.datasets import STATISTICS
 from larq_nobn.losses import distribution_loss
 from larq_nobn.models import FusedModel
 from larq_nobn.saving import load_model
-from larq_nobn.zoo.preprocessing import STATISTICS
 
 Teacher = Callable[[tf.Tensor], tf.Tensor]
 

@@ -174,7 +174,7 @@ def load_state(model: Trainer, path: Path) -> None:
     Raises:
         UserError: If the file does not fit the model.
     """
-    from larq_nobn.zoo.weights import assign_checked
+    from larq_nobn.weights.transfer import assign_checked
 
     if not path.is_file():
         raise UserError(

@@ -9,10 +9,11 @@ import tensorflow as tf
 from larq_nobn import zoo
 from larq_nobn._compat import import_keras_tuner
 from larq_nobn._errors import UserError, one_of
+from larq_nobn.networks import describe_network
 from larq_nobn.training.engine import make_optimizer
 from larq_nobn.training.recipe import SCHEDULES, Recipe, decay
 from larq_nobn.tuning.space import SearchSpace, recipe_settings
-from larq_nobn.zoo.weights import assign_checked, named_weights
+from larq_nobn.weights.transfer import assign_checked, named_weights
 
 keras_tuner = import_keras_tuner()
 
@@ -147,7 +148,7 @@ class ReActNetHyperModel(keras_tuner.HyperModel):
             "loss": loss,
             "metrics": metrics,
         }
-        zoo.models.describe_network(
+        describe_network(
             model,
             norm=norm,
             stem=stem,

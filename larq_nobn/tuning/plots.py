@@ -3,18 +3,16 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from larq_nobn.training.plots import COLOURS, new_figure, save_figure
+from larq_nobn._figures import COLOURS, new_figure, save_figure
+from larq_nobn.tuning.row import Row
 from larq_nobn.tuning.space import PARAMETERS, SearchSpace
-
-if TYPE_CHECKING:
-    from larq_nobn.tuning.report import Row
 
 _TITLES = {
     "alpha": "α",
@@ -26,7 +24,7 @@ _TITLES = {
 _OFF = "off"
 
 
-def draw_search(leaderboard: Sequence["Row"], space: SearchSpace, path: Path) -> None:
+def draw_search(leaderboard: Sequence[Row], space: SearchSpace, path: Path) -> None:
     """Draw a search to a PNG: parallel coordinates, and λ, α and the rate by result.
 
     Args:
@@ -52,7 +50,7 @@ def draw_search(leaderboard: Sequence["Row"], space: SearchSpace, path: Path) ->
     save_figure(figure, path)
 
 
-def _value(row: "Row", name: str) -> Any:
+def _value(row: Row, name: str) -> Any:
     """What a trial has on an axis; `None` where it has no effect."""
     if name == "clip_factor" and not row.recipe.clip_factor:
         return _OFF
@@ -65,7 +63,7 @@ class _Axis:
     Numbers stand on their scale, choices at equal distances.
     """
 
-    def __init__(self, rows: Sequence["Row"], name: str):
+    def __init__(self, rows: Sequence[Row], name: str):
         values = {_value(row, name) for row in rows}
         self._scale = math.log if PARAMETERS[name].log else float
         self._numbers = sorted(v for v in values if isinstance(v, float))
@@ -89,7 +87,7 @@ def _text(value: Any) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
-def _parallel(axes, rows: Sequence["Row"], names: list[str], shades: list) -> None:
+def _parallel(axes, rows: Sequence[Row], names: list[str], shades: list) -> None:
     """A line for each trial over one vertical axis for each hyperparameter."""
     scales = {name: _Axis(rows, name) for name in names}
     places = np.arange(len(names) + 1)
@@ -116,7 +114,7 @@ def _parallel(axes, rows: Sequence["Row"], names: list[str], shades: list) -> No
     axes.set_title(f"{len(rows)} trials; the best one in orange", fontsize=10)
 
 
-def _scatter(axes, rows: Sequence["Row"], name: str, shades: list) -> None:
+def _scatter(axes, rows: Sequence[Row], name: str, shades: list) -> None:
     """Accuracy over one hyperparameter."""
     values = [_value(row, name) for row in rows]
     numbers = [v for v in values if isinstance(v, float)]

@@ -21,7 +21,8 @@ from larq_nobn.training.engine import DivergedError, train
 from larq_nobn.training.folder import HeldFolder
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.tuning.hypermodel import FatalUserError, keras_tuner
-from larq_nobn.tuning.report import Row, write_report
+from larq_nobn.tuning.report import write_report
+from larq_nobn.tuning.row import Row
 from larq_nobn.tuning.space import SearchSpace, recipe_settings
 
 ALGORITHMS = ("random", "hyperband", "bayesian")

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from larq_nobn._errors import UserError, one_of
-from larq_nobn.training.recipe import OPTIMIZERS, Recipe
-from larq_nobn.zoo.models import (
+from larq_nobn.networks import (
     FAMILIES,
     NORMS,
     SURROGATES,
     ResNet,
     describe_network,
 )
+from larq_nobn.training.recipe import OPTIMIZERS, Recipe
 
 
 @dataclass(frozen=True)

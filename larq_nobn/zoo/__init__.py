@@ -1,5 +1,10 @@
 """The model zoo: networks, their weights, and what goes around them."""
 
+from larq_nobn.networks import FAMILIES
+from larq_nobn.weights.registry import list_weights
+from larq_nobn.weights.torch.importing import import_checkpoint
+from larq_nobn.weights.torch.layouts import load_torch_state_dict
+from larq_nobn.weights.transfer import transfer_weights
 from larq_nobn.zoo.entry_points import (
     ReActNet18BN,
     ReActNet18NoBN,
@@ -11,13 +16,8 @@ from larq_nobn.zoo.entry_points import (
     ReActNetNoBN,
     ReActNetPlain,
 )
-from larq_nobn.zoo.importing import import_checkpoint
-from larq_nobn.zoo.models import FAMILIES, create_model, list_models
+from larq_nobn.zoo.models import create_model, list_models
 from larq_nobn.zoo.preprocessing import decode_predictions, preprocess_input
-from larq_nobn.zoo.publishing import publish_run
-from larq_nobn.zoo.registry import list_weights
-from larq_nobn.zoo.torch_import import load_torch_state_dict
-from larq_nobn.zoo.weights import transfer_weights
 
 __all__ = [
     "FAMILIES",
@@ -37,6 +37,5 @@ __all__ = [
     "list_weights",
     "load_torch_state_dict",
     "preprocess_input",
-    "publish_run",
     "transfer_weights",
 ]

@@ -3,7 +3,7 @@
 import tensorflow as tf
 from larq.models import ModelProfile
 
-from larq_nobn.zoo.models import FAMILIES, create_model
+from larq_nobn.networks import FAMILIES, build, describe_network
 
 HEADER = [
     "model",
@@ -31,10 +31,10 @@ def model_table() -> list[list[str]]:
     for name, family in FAMILIES.items():
         for stem, num_classes in (("imagenet", 1000), ("cifar", 10)):
             for norm in family.norms:
-                model = create_model(
+                network = describe_network(
                     name, norm=norm, stem=stem, num_classes=num_classes
                 )
-                profile = ModelProfile(model)
+                profile = ModelProfile(build(network))
                 rows.append(
                     [
                         name,

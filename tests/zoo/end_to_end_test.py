@@ -12,7 +12,7 @@ from mirror import Mirror
 from small import random_state
 
 from larq_nobn import zoo
-from larq_nobn.zoo.oracle import Variant, forward
+from larq_nobn.weights.torch.oracle import Variant, forward
 
 SIZE = 64
 USE = """

@@ -1,0 +1,106 @@
+"""From a description to a Keras model, with random weights."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from larq_nobn._errors import UserError, one_of
+from larq_nobn.models import FusedModel
+from larq_nobn.networks.blocks import Method
+from larq_nobn.networks.spec import SURROGATES, Network
+
+
+def build(
+    network: Network,
+    *,
+    input_tensor: tf.Tensor | None = None,
+    include_top: bool = True,
+    classifier_activation: str | Callable | None = "softmax",
+    surrogate: str | None = None,
+    binary_activations: bool = True,
+) -> tf.keras.Model:
+    """Build a network, with random weights.
+
+    Args:
+        network: What to build.
+        input_tensor: Keras tensor to use as input, of the network's `input_shape`.
+        include_top: As in `zoo.create_model`, as are those behind it.
+        classifier_activation: Activation on top; `None` gives logits.
+        surrogate: Sign of the activations.
+        binary_activations: `False` for the real-valued twin.
+
+    Returns:
+        A functional `tf.keras.Model`.
+
+    Raises:
+        UserError: If an argument is wrong.
+    """
+    one_of("include_top", include_top, (True, False), fix="pass a bool")
+    one_of("binary_activations", binary_activations, (True, False), fix="pass a bool")
+    if surrogate is not None:
+        one_of("surrogate", surrogate, SURROGATES)
+    image = input_tensor
+    if image is None:
+        image = tf.keras.Input(network.input_shape, name="image")
+    method = Method(
+        network.norm,
+        network.binary_weights and binary_activations,
+        network.binary_downsample,
+        network.alpha,
+        surrogate=surrogate,
+        binary_activations=binary_activations,
+    )
+    x = network.family.features(image, method, network.stem)
+    if include_top:
+        x = _head(x, network.num_classes, classifier_activation)
+    if input_tensor is not None:
+        image = tf.keras.utils.get_source_inputs(image)
+    return FusedModel(image, x, name=f"{network.name}_{network.norm}")
+
+
+def check_tensor(
+    tensor: tf.Tensor, input_shape: tuple | None
+) -> tuple[tf.Tensor, tuple]:
+    """The tensor as a Keras tensor, and its shape, which `input_shape` must equal."""
+    try:
+        if not tf.keras.backend.is_keras_tensor(tensor):
+            tensor = tf.keras.Input(tensor=tensor, name="image")
+    except ValueError as error:
+        raise UserError(
+            f"`input_tensor` must be a Keras tensor. Received: {type(tensor).__name__}."
+            " Fix: for example tf.keras.Input((32, 32, 3))."
+        ) from error
+    shape = tuple(tensor.shape[1:])
+    if input_shape is not None and tuple(input_shape) != shape:
+        raise UserError(
+            "`input_shape` and `input_tensor` must agree. Received: "
+            f"input_shape={tuple(input_shape)}, input_tensor of shape {shape}. "
+            "Fix: leave out input_shape."
+        )
+    return tensor, shape
+
+
+def _head(
+    x: tf.Tensor, num_classes: int, activation: str | Callable | None
+) -> tf.Tensor:
+    """Global average pool, dense layer and activation."""
+    bound = x.shape[-1] ** -0.5  # PyTorch's default for dense layers
+    x = tf.keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    x = tf.keras.layers.Dense(
+        num_classes,
+        kernel_initializer=tf.keras.initializers.RandomUniform(-bound, bound),
+        bias_initializer=tf.keras.initializers.RandomUniform(-bound, bound),
+        name="classifier",
+    )(x)
+    # Half precision is too coarse for a softmax over many classes and its logarithm.
+    half = tf.as_dtype(x.dtype).size < 4
+    try:
+        layer = tf.keras.layers.Activation(
+            activation, dtype="float32" if half else None, name="predictions"
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            "`classifier_activation` must be a Keras activation or None for logits. "
+            f"Received: classifier_activation={activation!r}. Fix: 'softmax' or None."
+        ) from error
+    return layer(x)

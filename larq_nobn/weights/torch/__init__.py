@@ -1,0 +1,1 @@
+"""Weights of published PyTorch networks, without PyTorch where it can be."""

@@ -1,0 +1,45 @@
+import inspect
+
+import pytest
+
+from larq_nobn import zoo
+from larq_nobn.zoo import entry_points
+
+ENTRY_POINTS = {
+    f"{stem}{suffix}": (name, norm)
+    for stem, name in (
+        ("ReActNet", "reactnet_a"),
+        ("ReActNet18", "reactnet18"),
+        ("ReActNet34", "reactnet34"),
+    )
+    for suffix, norm in (("NoBN", "free"), ("BN", "batch"), ("Plain", "none"))
+}
+
+
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_entry_points(entry_point, monkeypatch):
+    """Each hands all of its arguments on, and names no other defaults."""
+    build = getattr(zoo, entry_point)
+    assert build.__name__ == entry_point
+    name, norm = ENTRY_POINTS[entry_point]
+    signature = inspect.signature(build).parameters
+    defaults = {key: p.default for key, p in signature.items()}
+    create = inspect.signature(zoo.create_model).parameters
+    assert all(create[key].default == value for key, value in defaults.items())
+    assert {p.kind for p in signature.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    documented = build.__doc__
+    assert all(f"{key}:" in documented for key in defaults)
+
+    calls = []
+    monkeypatch.setattr(
+        entry_points,
+        "create_model",
+        lambda *args, **kwargs: calls.append((args, kwargs)),
+    )
+    build()
+    given = {key: object() for key in defaults}
+    build(**given)
+    assert calls == [
+        ((name,), {**defaults, "norm": norm}),
+        ((name,), {**given, "norm": norm}),
+    ]
