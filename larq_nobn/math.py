@@ -18,6 +18,10 @@ def is_half(x: object) -> bool:
     return tf.is_tensor(x) and x.dtype.is_floating and x.dtype.size < 4
 
 
+def _at_least_float32(x: object) -> object:
+    return tf.cast(x, tf.float32) if is_half(x) else x
+
+
 def in_float32(function: Callable) -> Callable:
     """Let a function compute half precision in float32, and round its results.
 
@@ -34,8 +38,7 @@ def in_float32(function: Callable) -> Callable:
     @functools.wraps(function)
     def call(*args, **kwargs):
         dtype = next(x.dtype for x in args if tf.is_tensor(x))
-        wide = [tf.cast(x, tf.float32) if is_half(x) else x for x in args]
-        return tf.cast(function(*wide, **kwargs), dtype)
+        return tf.cast(function(*map(_at_least_float32, args), **kwargs), dtype)
 
     return call
 
@@ -161,7 +164,7 @@ def binary_ws_kernel(
         Tensor of the kernel's shape.
     """
     dtype = dtype or kernel.dtype
-    kernel, gain = (tf.cast(x, tf.float32) if is_half(x) else x for x in (kernel, gain))
+    kernel, gain = map(_at_least_float32, (kernel, gain))
     standardized = scaled_weight_standardization(kernel, gamma, eps)
     return scale_channels(scaled_sign(standardized, clip_value), gain, dtype)
 
@@ -326,10 +329,14 @@ def residual_input(
     Returns:
         \\(s\\) and \\(r\\), both of the shape and dtype of `x`.
     """
-    shortcut = rprelu(x, *activation) if activation else tf.identity(x)
-    scaled = shortcut if factor == 1 else multiply(shortcut, factor)
-    shifted = scaled if bias is None else shift_channels(scaled, bias)
-    return binarize(shifted, surrogate, *arguments), shortcut
+    dtype = x.dtype
+    x, *activation = (_at_least_float32(x) for x in (x, *activation))
+    shortcut = rprelu(x, *activation) if activation else x
+    shifted = multiply(shortcut, factor)
+    if bias is not None:
+        shifted = shift_channels(shifted, _at_least_float32(bias))
+    signs = binarize(shifted, surrogate, *arguments)
+    return tf.cast(signs, dtype), tf.cast(shortcut, dtype)
 
 
 def conv2d(
@@ -402,12 +409,8 @@ def agc_scale(
         Tensor of the shape of `unitwise_norm(gradient)`, in at least float32: 1 where
         nothing is clipped.
     """
-    gradient, parameter = (
-        tf.cast(x, tf.float32) if is_half(x) else x for x in (gradient, parameter)
-    )
-    return clipping_factor(
-        unitwise_norm(gradient), unitwise_norm(parameter), clip_factor, eps
-    )
+    norms = [unitwise_norm(_at_least_float32(x)) for x in (gradient, parameter)]
+    return clipping_factor(*norms, clip_factor, eps)
 
 
 def clipping_factor(

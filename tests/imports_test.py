@@ -24,6 +24,7 @@ ROOMS = (
         "constraints",
         "layers",
         "losses",
+        "models",
         "optimizers",
         "probes",
         "quantizers",

@@ -163,7 +163,8 @@ def _second_order(mode):
     (x,) = _tensors((MAP,), "float64")
     weights = _tensors([CHANNEL] * 3, "float64")
 
-    @tf.function
+    # AutoGraph would give the error a type of its own.
+    @tf.function(autograph=False)
     def compute(x):
         with ops.using(mode), tf.GradientTape() as outer:
             outer.watch(x)
