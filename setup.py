@@ -13,11 +13,12 @@ version = re.search(
 
 # Larq needs Keras 2: TensorFlow 2.15 is the last to bring it, and the last for which
 # keras-tuner takes Larq's models as they are. It has no wheels for Python 3.12, where
-# newer TensorFlow works with the package tf_keras.
+# TensorFlow 2.19 works with the package tf_keras: older ones of that cannot seed there,
+# and newer TensorFlow needs a protobuf that larq-zoo excludes.
 tensorflow = [
     "tensorflow>=2.15,<2.16; python_version < '3.12'",
-    "tensorflow>=2.16,<2.19; python_version >= '3.12'",
-    "tf_keras>=2.16,<2.19; python_version >= '3.12'",
+    "tensorflow>=2.19,<2.20; python_version >= '3.12'",
+    "tf_keras>=2.19,<2.20; python_version >= '3.12'",
 ]
 # Published weights that travel with the package: packed, small and free to pass on.
 most_bytes = 8_000_000
