@@ -45,6 +45,7 @@ def wheel_of(source, out) -> list[str]:
         return archive.namelist()
 
 
+@pytest.mark.slow
 def test_wheel(source, tmp_path, monkeypatch):
     write_bundle(small_model(), small_card(), source / "zoo")
     secret = small_card().__class__(
