@@ -1,51 +1,67 @@
 # Every target sets up what it needs in .venv; nothing has to be installed by hand.
 #   make demo   see it work (3 minutes)
+#   make quick  lint and the tests that take seconds (3 minutes): for every change
 #   make test   lint and the whole test suite
 #   make docs   the guide, into build/site
 # Another Python: make test PYTHON=python3.10. Python 3.12 takes the set of packages
-# with TensorFlow 2.18 and tf_keras; so does make test LOCK=tf218.
+# with TensorFlow 2.19 and tf_keras; so does make test LOCK=tf219.
 
-PYTHON ?= $(shell for p in python3.11 python3.10 python3.12 python3; do \
-	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
+ifndef PYTHON
+PYTHON := $(shell for p in python3.11 python3.10 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
-LOCK ?= $(shell $(PYTHON) -c 'import sys; print("tf215" if sys.version_info < (3, 12) else "tf218")')
+endif
+VERSION := $(if $(PYTHON),$(shell \
+	$(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null))
+ifeq ($(filter 3.10 3.11 3.12,$(VERSION)),)
+ifneq ($(MAKECMDGOALS),clean)
+$(error Python must be 3.10, 3.11 or 3.12. Received: $(if $(PYTHON),$(PYTHON)$(if \
+	$(VERSION), (Python $(VERSION)),, which does not run),none on the PATH). Fix: \
+	make PYTHON=/path/to/python3.11)
+endif
+endif
+LOCK ?= $(if $(filter 3.12,$(VERSION)),tf219,tf215)
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Named by what is in it: another Python or lock sets up anew.
+READY := $(VENV)/.$(LOCK)-py$(VERSION)
 OUT ?= runs/demo
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test lint wheel docs docs-plots clean
+.PHONY: demo quick test lint wheel docs docs-plots clean
 
-demo: $(VENV)/.$(LOCK)
+demo: $(READY)
 	$(BIN)/larq-nobn demo --out $(OUT)
+
+quick: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test: lint $(VENV)/.jax
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: $(VENV)/.$(LOCK)
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-wheel: $(VENV)/.$(LOCK)
+wheel: $(READY)
 	$(BIN)/python -m build --wheel --no-isolation
 
-docs: $(VENV)/.$(LOCK)
+docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open build/site/index.html"
 
 # The plots on the page of the method, measured anew (some ten minutes).
-docs-plots: $(VENV)/.$(LOCK)
+docs-plots: $(READY)
 	$(BIN)/python docs/plots.py
 
-$(VENV)/.$(LOCK): requirements/$(LOCK).txt setup.py
-	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; make PYTHON=/path/to/python3.11"; exit 2; }
+$(READY): requirements/$(LOCK).txt setup.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/$(LOCK).txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 # The exported train step runs under jax, which cannot share TensorFlow's packages.
-$(VENV)/.jax: $(VENV)/.$(LOCK) requirements/jax.txt
+$(VENV)/.jax: $(READY) requirements/jax.txt
 	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
 		$(PYTHON) -m venv --clear $(VENV)/jax && \
 		$(VENV)/jax/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/jax.txt; \

@@ -13,11 +13,21 @@ version = re.search(
 
 # Larq needs Keras 2: TensorFlow 2.15 is the last to bring it, and the last for which
 # keras-tuner takes Larq's models as they are. It has no wheels for Python 3.12, where
-# newer TensorFlow works with the package tf_keras.
+# TensorFlow 2.19 works with the package tf_keras: older ones of that cannot seed there,
+# and newer TensorFlow needs a protobuf that larq-zoo excludes.
 tensorflow = [
     "tensorflow>=2.15,<2.16; python_version < '3.12'",
-    "tensorflow>=2.16,<2.19; python_version >= '3.12'",
-    "tf_keras>=2.16,<2.19; python_version >= '3.12'",
+    "tensorflow>=2.19,<2.20; python_version >= '3.12'",
+    "tf_keras>=2.19,<2.20; python_version >= '3.12'",
+]
+# What larq-zoo's protobuf and Larq's numpy leave of packages that others ask for. pip
+# tries every release of them otherwise: minutes, with Python 3.10's own pip hours.
+settled = [
+    "protobuf>=3.20.3,<3.21",
+    "tensorflow-metadata>=1.13,<1.15",
+    "googleapis-common-protos>=1.56,<1.74",
+    "scipy>=1.11,<1.18",
+    "contourpy>=1.2,<1.4",
 ]
 # Published weights that travel with the package: packed, small and free to pass on.
 most_bytes = 8_000_000
@@ -47,16 +57,16 @@ setup(
     python_requires=">=3.10,<3.13",
     install_requires=[
         *tensorflow,
-        "larq>=0.14",
-        "larq-zoo>=2.4",
-        # From 4.9 on it wants a protobuf that larq-zoo excludes, and pip searches long.
+        *settled,
+        "larq>=0.14,<0.15",
+        "larq-zoo>=2.4,<2.5",
         "tensorflow-datasets>=4.8.3,<4.9",
-        "scikit-learn>=1.3",
-        "matplotlib>=3.7",
-        "numpy>=1.24,<2",
-        "h5py",
-        "requests",
-        "tqdm",
+        "scikit-learn>=1.3,<1.10",
+        "matplotlib>=3.7,<3.12",
+        "numpy>=1.26,<2",
+        "h5py>=3.10",
+        "requests>=2.31",
+        "tqdm>=4.66",
         "urllib3>=2.1",
     ],
     extras_require={

@@ -27,7 +27,7 @@ if importlib.metadata.version("keras").startswith("3."):
 import tensorflow as tf
 
 TF_VERSION = tuple(int(part) for part in tf.__version__.split(".")[:2])
-SUPPORTED_TF = ((2, 15), (2, 18))
+SUPPORTED_TF = ((2, 15), (2, 19))
 
 
 def check_environment() -> None:
@@ -40,9 +40,12 @@ def check_environment() -> None:
     try:
         version = getattr(tf.keras, "__version__", "2.15")
     except ImportError as error:
+        # TensorFlow 2.15 brings Keras 2, and wants tf_keras only if it is told to.
+        unset = "unset TF_USE_LEGACY_KERAS, or " if TF_VERSION < (2, 16) else ""
         raise ImportError(
-            f"TensorFlow {tf.__version__} needs the package tf_keras for Larq, which "
-            f"is not installed. Fix: pip install 'tf_keras~={TF_VERSION[0]}."
+            f"TensorFlow {tf.__version__} needs the package tf_keras for Larq"
+            f"{' where TF_USE_LEGACY_KERAS is set' if unset else ''}, which is not "
+            f"installed. Fix: {unset}pip install 'tf_keras~={TF_VERSION[0]}."
             f"{TF_VERSION[1]}.0'."
         ) from error
     spec = importlib.util.find_spec("tensorflow.keras")

@@ -90,6 +90,7 @@ def residual():
     return tf.keras.Model(image, x, name="residual")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_of_larq_zoo(name):
     make, size = NETWORKS[name]
@@ -216,6 +217,7 @@ class TestRemoval:
         kept = [x.name for x in model.layers if not is_batch_norm(x)]
         assert [x.name for x in deleted.layers] == kept
 
+    @pytest.mark.slow
     def test_the_twin_trains_and_is_saved(self, tmp_path):
         twin = remove_batch_norm(residual())
         x = keras.GlobalAveragePooling2D()(twin.output)
@@ -322,6 +324,7 @@ class TestFold:
         images = noise((8, 8, 3))
         np.testing.assert_allclose(folded(images), model(images), atol=1e-5)
 
+    @pytest.mark.slow
     def test_a_zoo_twin_folds_and_is_exported(self):
         from larq_nobn import deploy
 
@@ -396,6 +399,7 @@ def test_command(tmp_path, capsys, mode):
     assert ("ScaledWSConv2D" in printed) == (mode == "free")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The `keras.initializers.serialize")
 def test_command_knows_larq_zoos_objects(tmp_path):
     """In a process that did not import larq-zoo by itself."""

@@ -89,6 +89,7 @@ def test_the_installed_command_fails_in_one_line(tmp_path):
     assert result.stderr.strip().splitlines()[-1].startswith("larq-nobn: error: Not a")
 
 
+@pytest.mark.slow
 def test_evaluate_prints_what_the_model_does(digits_model, capsys):
     assert main(["evaluate", str(digits_model), "--data", "digits"]) == 0
     printed = capsys.readouterr().out
@@ -111,6 +112,7 @@ def test_evaluate_needs_the_models_classes():
         evaluate(model, "digits")
 
 
+@pytest.mark.slow
 def test_probe_draws(digits_model, tmp_path, capsys):
     out = tmp_path / "plot.png"
     arguments = ["probe", str(digits_model), "--data", "digits", "--out", str(out)]
@@ -119,6 +121,7 @@ def test_probe_draws(digits_model, tmp_path, capsys):
     assert out.read_bytes()[1:4] == b"PNG"
 
 
+@pytest.mark.slow
 def test_list_prints_every_network(capsys, monkeypatch):
     from larq_nobn.zoo import table
 

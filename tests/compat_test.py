@@ -24,18 +24,27 @@ def test_keras_3_is_refused(monkeypatch):
 
 
 class _WithoutLegacyKeras:
-    """TensorFlow from 2.16 on, where `tf.keras` needs another package."""
+    """TensorFlow where `tf.keras` needs another package."""
 
-    __version__ = "2.18.0"
+    def __init__(self, version):
+        self.__version__ = version
 
     @property
     def keras(self):
         raise ImportError("Keras cannot be imported. Check that it is installed.")
 
 
-def test_a_missing_tf_keras_is_named(monkeypatch):
-    monkeypatch.setattr(_compat, "tf", _WithoutLegacyKeras())
-    with pytest.raises(
-        ImportError, match=r"TensorFlow 2\.18\.0 needs .*Fix: pip install"
-    ):
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ((2, 19), r"TensorFlow 2\.19\.1 needs .*Fix: pip install 'tf_keras"),
+        # It has Keras 2, and needs the package only if the environment says so.
+        ((2, 15), r"_LEGACY_KERAS is set.*Fix: unset TF_USE_LEGACY_KERAS, or pip"),
+    ],
+)
+def test_a_missing_tf_keras_is_named(monkeypatch, version, message):
+    monkeypatch.setattr(_compat, "TF_VERSION", version)
+    tensorflow = _WithoutLegacyKeras(".".join(map(str, version)) + ".1")
+    monkeypatch.setattr(_compat, "tf", tensorflow)
+    with pytest.raises(ImportError, match=message):
         _compat.check_environment()

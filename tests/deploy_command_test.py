@@ -43,6 +43,7 @@ def test_export(saved, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {out.name, header.name}
 
 
+@pytest.mark.slow
 def test_accuracy_of_model_and_file_agree(saved, tmp_path, capsys):
     main(
         f"export {saved} --out {tmp_path / 'm.tflite'} --check 0 --dataset digits "
@@ -55,6 +56,7 @@ def test_accuracy_of_model_and_file_agree(saved, tmp_path, capsys):
     assert abs(model - file) < 2
 
 
+@pytest.mark.slow
 def test_check_all(saved, monkeypatch, capsys):
     monkeypatch.setattr("larq_nobn.zoo.list_models", lambda: ["birealnet18"])
     assert main(f"export --check-all --width 8 --check 2 {saved}".split()) == 0
@@ -65,6 +67,7 @@ def test_check_all(saved, monkeypatch, capsys):
     assert all("16 of 16" in line and "100.00 %" in line for line in lines[1:])
 
 
+@pytest.mark.slow
 def test_check_all_fails_loudly(saved, monkeypatch, capsys):
     monkeypatch.setattr("larq_nobn.zoo.list_models", lambda: [])
     monkeypatch.setattr("larq_nobn.deploy.checking.TOLERANCE", -1.0)
@@ -73,6 +76,7 @@ def test_check_all_fails_loudly(saved, monkeypatch, capsys):
     assert f"no rounding explains, in {saved}. Fix:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_published_models(tmp_path, monkeypatch, capsys):
     """A bundle's folder names a model, and so does its name."""
     arguments = {
@@ -109,6 +113,7 @@ def test_models_that_are_not_there(capsys):
     assert "nothing_like_it, which does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_inspect(saved, tmp_path, capsys):
     file, png = tmp_path / "m.tflite", tmp_path / "m.png"
     model = zoo.create_model(

@@ -42,6 +42,7 @@ def exported():
     return model, deploy.convert(model), images_for(model, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm", "count"), CONVERTED)
 def test_networks_convert_whole_and_exactly(name, norm, count):
     # So large that no feature map is smaller than its kernel.
@@ -56,6 +57,7 @@ def test_networks_convert_whole_and_exactly(name, norm, count):
     assert len(result.flips) == kinds(content).count("LceQuantize")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["xcore", "tflite"])
 @pytest.mark.parametrize("name", ["reactnet18", "reactnet_a"])
 def test_other_targets(name, target):

@@ -34,6 +34,7 @@ def assert_same(model, target="arm", count=2):
     return folded
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("name", "norm"), NETWORKS)
 def test_every_network_folds_exactly(name, norm):
@@ -41,6 +42,7 @@ def test_every_network_folds_exactly(name, norm):
     assert len(set(folded.binary_layers)) == BINARY_CONVOLUTIONS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ def name(page: Path) -> str:
     return str(page.relative_to(guide.ROOT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUNNABLE, ids=name)
 def test_code_runs(page, tmp_path):
     environment = {
@@ -141,6 +142,7 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_site_builds(site):
     pages = {page.relative_to(site) for page in site.rglob("*.html")}
     written = {Path(name(page)).relative_to("docs") for page in guide.PAGES[1:]}
@@ -150,6 +152,7 @@ def test_site_builds(site):
     assert r"\(" not in formulas
 
 
+@pytest.mark.slow
 def test_site_asks_nobody_else(site):
     loads = re.compile(
         r"<(?:script|img|iframe|source)[^>]+src=[\"']?(?:https?:)?//"

@@ -37,6 +37,7 @@ def test_every_case_is_compared():
     assert files == cases | {"agc", "layers", "losses"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", golden.MODELS)
 def test_model(case, parity):
     expected = golden.load(f"model_{case}")
@@ -256,6 +257,7 @@ def _adam(settings):
     return tf.keras.optimizers.Adam(learning_rate, beta_1, beta_2, epsilon)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", golden.TRAJECTORIES)
 def test_trajectory(case, parity):
     """Three steps of the official set-up: AGC, L2 on every 4-D tensor, Adam."""

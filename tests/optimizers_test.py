@@ -557,6 +557,7 @@ def _states_kept(optimizer_for, tmp_path) -> dict[str, bool]:
     return kept
 
 
+@pytest.mark.slow
 def test_keras_keeps_our_state_where_it_keeps_any(tmp_path):
     """`larq_nobn.saving.load_model` is for the rest, and here is why it is needed."""
     adam = _states_kept(lambda model: keras_optimizers.Adam(1e-2), tmp_path)
@@ -569,6 +570,7 @@ def test_keras_keeps_our_state_where_it_keeps_any(tmp_path):
     assert scaled == scaled_adam
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(
     "load_model", [larq_nobn.saving.load_model, tf.keras.models.load_model]
@@ -614,6 +616,7 @@ def test_checkpoint(tmp_path):
     _assert_same(again.get_weights(), model.get_weights())
 
 
+@pytest.mark.slow
 def test_backup_and_restore(tmp_path):
     """Keras's callback for resuming an interrupted `fit`."""
 

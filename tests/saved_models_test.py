@@ -1,4 +1,4 @@
-"""Models saved by the oldest and the newest TensorFlow load in this one."""
+"""Models saved by other TensorFlow versions load in this one."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ SAVED = Path(__file__).parent / "data" / "saved"
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
-@pytest.mark.parametrize("version", ["2.15", "2.18"])
+@pytest.mark.parametrize("version", ["2.15", "2.18", "2.19"])
 def test_saved_by_another_version(version, suffix):
     model = load_model(SAVED / f"tf{version}{suffix}")
     images = saved_models.images()

@@ -94,6 +94,7 @@ def test_the_saved_model_gives_the_reported_accuracy(finished):
     assert weights_sha256(weights) == result_of(finished)["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_mixed_precision_reports_what_the_saved_model_gives(recipe, tmp_path):
     mixed = recipe.replace(precision="mixed_bfloat16", epochs=1, limit=512)
     result = train(mixed, tmp_path, verbose=False)
@@ -105,6 +106,7 @@ def test_mixed_precision_reports_what_the_saved_model_gives(recipe, tmp_path):
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kill_at", "options"),
     # An epoch writes two histories, arrays and description, the run its settings
@@ -146,6 +148,7 @@ def test_checkpoint_minutes_are_not_negative(recipe, tmp_path):
         train(recipe, tmp_path, checkpoint_minutes=-1)
 
 
+@pytest.mark.slow
 def test_step_1_may_be_skipped(recipe, tmp_path, capsys):
     arguments = ["train", str(RECIPE_FILE), "--out", str(tmp_path / "run"), "--set"]
     settings = ["step1_epochs=0", "epochs=1", "optimizer=sgd", "learning_rate=0.1"]
@@ -157,6 +160,7 @@ def test_step_1_may_be_skipped(recipe, tmp_path, capsys):
     assert result["top1"]["step2"] == result["best_top1"]["step2"]
 
 
+@pytest.mark.slow
 def test_steps_of_different_lengths(recipe, tmp_path):
     recipe = recipe.replace(step1_epochs=2, epochs=1, optimizer="rmsprop", units=2)
     result = train(recipe, tmp_path, verbose=False)
@@ -209,6 +213,7 @@ def test_no_permission_is_one_line(tmp_path, capsys):
     assert message.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_divergence_stops_and_says_where(recipe, tmp_path):
     wild = recipe.replace(clip_factor=0.0, learning_rate=1e30, epochs=2)
     with pytest.raises(
@@ -217,6 +222,7 @@ def test_divergence_stops_and_says_where(recipe, tmp_path):
         train(wild, tmp_path, verbose=False)
 
 
+@pytest.mark.slow
 def test_options_train_together(recipe, tmp_path):
     """Teacher, mixing, reflect padding, mirrored test, surrogate, bfloat16, traces."""
     teacher = tmp_path / "teacher.keras"
@@ -247,6 +253,7 @@ def test_options_train_together(recipe, tmp_path):
     assert blocks == ["stage1_unit1_rprelu", "stage2_unit1_rprelu"]
 
 
+@pytest.mark.slow
 def test_decayed_variables_are_the_references(recipe):
     model = zoo.create_model(
         "reactnet18", stem="cifar", width=8, input_shape=(8, 8, 3), num_classes=10
@@ -258,6 +265,7 @@ def test_decayed_variables_are_the_references(recipe):
         assert (id(variable) in decayed) == expected, name
 
 
+@pytest.mark.slow
 def test_distillation_loss_is_the_mixture(recipe):
     model = build_trainer(recipe.replace(ema=0.0), "step1")
     teacher_logits = tf.constant(
@@ -277,6 +285,7 @@ def test_distillation_loss_is_the_mixture(recipe):
     assert float(mixed.compute_loss(x, y, logits)) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_moving_average(recipe):
     model = build_trainer(recipe, "step1")
     before = [v.numpy() for v in model.trainable_variables]
@@ -292,6 +301,7 @@ def test_moving_average(recipe):
         np.testing.assert_array_equal(new, variable)
 
 
+@pytest.mark.slow
 def test_teacher_with_other_classes(tmp_path, recipe):
     path = tmp_path / "teacher.keras"
     zoo.create_model("tiny", stem="cifar", input_shape=(8, 8, 1), num_classes=7).save(
@@ -367,6 +377,7 @@ class TestCheckpoint:
         assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 class TestWorkers:
     """Two devices, and two real processes on loopback."""
 

@@ -51,6 +51,7 @@ def run(folder, *arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.version_info < (3, 11), reason="jax has no release for Python 3.10 that fits"
 )
@@ -92,6 +93,7 @@ def test_exported_epochs_equal_the_keras_step(recipe, tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_mixup_cannot_be_exported(recipe, tmp_path):
     mixing = recipe.replace(mixup=0.2)
     model = build_trainer(mixing, "step1")
@@ -99,6 +101,7 @@ def test_mixup_cannot_be_exported(recipe, tmp_path):
         xla_export.export_epoch(model, mixing, data.load_images("digits"), tmp_path)
 
 
+@pytest.mark.slow
 def test_state_of_another_model(recipe, tmp_path):
     model = build_trainer(recipe, "step1")
     xla_export.save_state(model, tmp_path / "state.npz")
@@ -109,6 +112,7 @@ def test_state_of_another_model(recipe, tmp_path):
         xla_export.load_state(model, tmp_path / "nowhere.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.version_info < (3, 11), reason="jax has no release for Python 3.10 that fits"
 )

@@ -223,6 +223,7 @@ class _Watch(tf.keras.callbacks.Callback):
         return {k: v.numpy() for k, v in named_weights(self.model).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuner_name", ["Hyperband", "RandomSearch"])
 def test_unchanged_keras_tuner_code(tuner_name, digits, tmp_path):
     (x, y), test = digits
@@ -266,6 +267,7 @@ def test_fit_trains_in_two_steps(digits, tmp_path):
         np.testing.assert_allclose(step["rates"], [1e-3] * 5 + [5e-4] * 5, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_constant_rate_and_another_loss(digits):
     (x, y), _ = digits
     hypermodel = ReActNetHyperModel(
@@ -288,6 +290,7 @@ def test_a_constant_rate_and_another_loss(digits):
     }
 
 
+@pytest.mark.slow
 class TestForeignFolders:
     """keras-tuner goes on with whatever lies in its folder."""
 
@@ -364,6 +367,7 @@ def test_a_search_leaves_everything(finished):
     assert not list(out.glob("trials/*/checkpoints"))
 
 
+@pytest.mark.slow
 def test_the_best_trial_is_a_recipe_that_trains(finished, tmp_path, capsys):
     out, _ = finished
     best = table(out)[0]
@@ -379,6 +383,7 @@ def test_the_best_trial_is_a_recipe_that_trains(finished, tmp_path, capsys):
     assert (run / "model.keras").exists()
 
 
+@pytest.mark.slow
 def test_killed_searches_end_like_the_others(finished, tmp_path):
     expected, _ = finished
     out = tmp_path / "search"
@@ -456,6 +461,7 @@ class TestCommand:
         assert run_here(tmp_path / "out", *arguments) == 2
         assert message in one_line(capsys)
 
+    @pytest.mark.slow
     def test_diverged_trials(self, tmp_path, capsys):
         arguments = ["learning_rate=1e30", "optimizer=sgd", "step1_share=0"]
         out = tmp_path / "out"
@@ -481,6 +487,7 @@ def test_search_checks_the_space(tmp_path):
         search(recipe, tmp_path, algorithm="grid")
 
 
+@pytest.mark.slow
 def test_the_same_recipe_is_not_trained_twice(tmp_path, capsys):
     recipe = Recipe(name="x", dataset="digits", model="tiny", stem="cifar", limit=160)
     fixed = {**FIXED, "alpha": 0.2, "learning_rate": 1e-3, "weight_decay": None}
@@ -522,6 +529,7 @@ class TestKeras2:
         with pytest.raises(ImportError, match="Fix: import larq_nobn before keras_tun"):
             _compat.import_keras_tuner()
 
+    @pytest.mark.slow
     def test_user_code_may_import_keras_tuner_itself(self):
         code = (
             "import larq_nobn, keras_tuner, tensorflow as tf\n"
@@ -541,6 +549,7 @@ class TestKeras2:
         assert run.stdout.strip() == importlib.metadata.version("keras")
 
 
+@pytest.mark.slow
 def test_the_page_runs(monkeypatch, tmp_path):
     text = (TESTS.parent / "docs" / "tune.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

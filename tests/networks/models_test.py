@@ -57,6 +57,7 @@ def test_list_models():
     assert zoo.list_models() == list(FAMILIES) == list(BINARY_CONVOLUTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm", "stem"), VARIANTS)
 def test_every_network_builds(name, norm, stem):
     """Shapes, binary convolutions and their MACs, which Larq counts."""
@@ -100,6 +101,7 @@ def test_larqs_summary(capsys):
     assert str(32 * 32 * 3 * 3 * 2 * 2) in cells
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reactnet18", "reactnet_a"])
 def test_full_size_numbers(name):
     """Of the published networks, by the plan and by their state dicts."""
@@ -322,6 +324,7 @@ def test_every_policy_trains(tiny, policy, norm):
         assert all(np.all(np.isfinite(w)) for w in weights)
 
 
+@pytest.mark.slow
 def test_trains_with_xla(tiny):
     x, y = _images(8, 8, 8, 3), np.arange(8) % 3
     losses = []
@@ -379,6 +382,7 @@ def test_a_sample_and_the_rest_of_its_batch(tiny, name, norm):
         assert min(spread, gradient_spread) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("norm", ["free", "batch"])
 def test_one_batch_of_32_and_two_of_16(norm):

@@ -44,6 +44,7 @@ def test_gradients_are_tensorflows(size, kernel_size, strides, padding):
     np.testing.assert_allclose(products, theirs[1][1], atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [2, None])
 @pytest.mark.parametrize("size", [(4, 4), (5, 6), (2, 7), (1, 1)])
 def test_fewer_multiplications(size, batch):

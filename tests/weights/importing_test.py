@@ -85,6 +85,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_import(case, save, tmp_path):
     """The command's work, up to the weights in the bundle's network."""

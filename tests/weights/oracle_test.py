@@ -6,6 +6,7 @@ import pytest
 from larq_nobn.weights.torch.oracle import Variant, forward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", golden.MODELS)
 def test_logits(case, parity):
     arguments = golden.MODELS[case]

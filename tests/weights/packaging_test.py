@@ -50,6 +50,7 @@ def wheel_of(source, out) -> list[str]:
         return archive.namelist()
 
 
+@pytest.mark.slow
 def test_wheel(source, tmp_path, monkeypatch):
     secret = small_card().__class__(
         **{**vars(small_card()), "dataset": "digits", "redistributable": False}

@@ -59,6 +59,7 @@ def run(*command, cwd: Path, **environment) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_import_serve_download_predict(tmp_path):
     """Full size: the official BN-free ReActNet-A, 29 million weights."""
