@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from larq_nobn import zoo
 from larq_nobn._errors import UserError
 from larq_nobn.layers import LearnableBias, RPReLU, RSign
+from larq_nobn.networks import build
 from larq_nobn.optimizers import (
     AdaptiveGradientClipping,
     CoupledWeightDecay,
@@ -188,10 +188,7 @@ def build_trainer(
     """
     tf.keras.utils.set_random_seed(recipe.seed)
     model = Trainer(
-        zoo.create_model(
-            **recipe.model_arguments(binary_weights=step == "step2"),
-            classifier_activation=None,
-        ),
+        build(recipe.network_of(step), classifier_activation=None),
         teacher=teacher,
         teacher_weight=recipe.teacher_weight,
         ema=recipe.ema,
@@ -221,7 +218,7 @@ def publishable(recipe: Recipe, weights: dict[str, np.ndarray]) -> tf.keras.Mode
     Returns:
         The model that a run saves.
     """
-    model = zoo.create_model(**recipe.model_arguments())
+    model = build(recipe.network)
     assign_checked(named_weights(model), weights, "The trained weights")
     return model
 

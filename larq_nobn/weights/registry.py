@@ -11,7 +11,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn.networks import Network
+from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights.bundle import CARD, call_arguments, load_weights
 from larq_nobn.weights.card import KINDS, Card, is_dataset_name, read_card
 from larq_nobn.weights.sources import Published, open_file, sources
@@ -26,7 +26,7 @@ def is_name(weights: object) -> bool:
 
 
 def load(
-    model: tf.keras.Model, weights: str, network: Network, include_top: bool
+    model: tf.keras.Model, weights: str, network: NetworkSpec, include_top: bool
 ) -> None:
     """Load published weights into a model.
 
@@ -67,7 +67,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def load_folder(
-    model: tf.keras.Model, folder: Path, network: Network, include_top: bool
+    model: tf.keras.Model, folder: Path, network: NetworkSpec, include_top: bool
 ) -> None:
     """Load the weights of one bundle.
 
@@ -101,7 +101,7 @@ def _load(
     model: tf.keras.Model,
     path: Path,
     card: Card,
-    network: Network,
+    network: NetworkSpec,
     include_top: bool,
 ) -> None:
     body_only = not include_top or network.num_classes != card.network.num_classes
@@ -154,7 +154,9 @@ def list_weights() -> list[Published]:
     return found
 
 
-def _none_published(network: Network, dataset: str, problems: list[str]) -> UserError:
+def _none_published(
+    network: NetworkSpec, dataset: str, problems: list[str]
+) -> UserError:
     found, more = survey()
     problems = list(dict.fromkeys([*problems, *more]))
     published = "; ".join(f"create_model({p.arguments}){_top1(p.card)}" for p in found)
