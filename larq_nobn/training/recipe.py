@@ -67,6 +67,10 @@ class Recipe:
         cutmix: α of CutMix; 0 for none. With both, each batch draws one of them.
         flip_test: Average the logits of each test image and its mirror image.
         padding: Border of the random crop, `"zero"` or `"reflect"`.
+        weights: Published weights to start from: the folder or name of a bundle, the
+            name of a data set, or a file, as in `zoo.create_model`, and as strict.
+            They are for the first step that is trained: weights of step 2 need
+            `step1_epochs=0`.
         seed: Seed of initialization, order and augmentation.
         precision: A Keras dtype policy.
         limit: Train and test on so many images only.
@@ -99,6 +103,7 @@ class Recipe:
     cutmix: float = 0.0
     padding: str = "zero"
     flip_test: bool = False
+    weights: str | None = None
     seed: int = 0
     precision: str = "float32"
     limit: int | None = None
@@ -135,6 +140,11 @@ class Recipe:
         if step == "step1" and self.step1_epochs is not None:
             return self.step1_epochs
         return self.epochs
+
+    @property
+    def first_step(self) -> str:
+        """The step that a training begins with."""
+        return "step1" if self.epochs_of("step1") else "step2"
 
     def learning_rate_at(self, epoch: int, step: str = "step2") -> float:
         """Learning rate of an epoch, counted from 0 in each step."""

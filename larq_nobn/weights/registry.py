@@ -11,9 +11,16 @@ from pathlib import Path
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
+from larq_nobn.datasets import STATISTICS
 from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights.bundle import CARD, call_arguments, load_weights
-from larq_nobn.weights.card import KINDS, Card, is_dataset_name, read_card
+from larq_nobn.weights.card import (
+    KINDS,
+    Card,
+    folder_name,
+    is_dataset_name,
+    read_card,
+)
 from larq_nobn.weights.sources import Published, open_file, sources
 
 
@@ -32,8 +39,9 @@ def load(
 
     Args:
         model: The model, freshly built.
-        weights: Name of the dataset; behind it `:full` or `:packed` to choose between
-            latent weights and 1 bit per binary weight, by default the smaller.
+        weights: Name of the dataset, or of a bundle; behind it `:full` or `:packed` to
+            choose between latent weights and 1 bit per binary weight, by default the
+            smaller.
         network: What the model is.
         include_top: Whether the model has a classifier.
 
@@ -41,7 +49,8 @@ def load(
         UserError: If there are none; the error says which there are, and how to get
             more. Also if they are damaged.
     """
-    dataset, _, kind = weights.partition(":")
+    name, _, kind = weights.partition(":")
+    dataset = next((d for d in STATISTICS if folder_name(network, d) == name), name)
     problems: list[str] = []
     missing: UserError | None = None
     for source in sources(problems):

@@ -54,8 +54,8 @@ def create_model(
         include_top: Whether to end in pooling and the classifier (the layer
             `"classifier"`); the last feature map otherwise.
         classifier_activation: Activation on top; `None` gives logits.
-        weights: `None` for random initialization, the name of a dataset for published
-            weights, or the path of a weights file or saved model.
+        weights: `None` for random initialization, the name of a dataset or of a bundle
+            for published weights, or the path of a weights file or saved model.
         width: Channels of the first stage, for smaller or larger networks.
         units: Residual units in each stage, for shallower or deeper networks; by
             default the published plan. Only the networks on the ResNet plan take it.
