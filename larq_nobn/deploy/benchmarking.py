@@ -27,6 +27,7 @@ from larq_nobn.deploy.conversion import convert, convert_function
 from larq_nobn.deploy.inspection import format_table
 from larq_nobn.deploy.survey import randomize
 from larq_nobn.deploy.targets import get_target
+from larq_nobn.networks import name_and_norm
 
 CONTENDERS = ("lce", "lce-indirect", "keras", "tflite", "bn-twin", "quicknet")
 _TITLES = {
@@ -182,12 +183,12 @@ def _prepare(
 
 def _batch_norm_twin(model: tf.keras.Model) -> tf.keras.Model | None:
     """Build the zoo's twin with batch norm, recognized by the model's name."""
-    family = zoo.FAMILIES.get(model.name.removesuffix("_free"))
-    if not model.name.endswith("_free") or "batch" not in getattr(family, "norms", ()):
+    name, norm = name_and_norm(model) or (None, None)
+    if norm != "free" or "batch" not in zoo.FAMILIES[name].norms:
         return None
     stem = model.get_layer("stem")
     twin = zoo.create_model(
-        model.name.removesuffix("_free"),
+        name,
         norm="batch",
         stem="imagenet" if stem.strides[0] > 1 else "cifar",
         width=stem.filters,

@@ -1,6 +1,5 @@
 """What is in an exported file: operators, multiply-accumulates, bytes."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import tensorflow as tf
 from larq_nobn import layers
 from larq_nobn._models import calls_of
 from larq_nobn.deploy.flatbuffer import Flatbuffer, Operator, Tensor
+from larq_nobn.networks import place_of
 
 _keras = tf.keras.layers
 # The operators of each layer class before folding; kernels cost their magnitude and
@@ -251,8 +251,8 @@ def _unfolded(layer: tf.keras.layers.Layer) -> tuple[str, ...]:
 def _by_block(pairs) -> dict[str, list[str]]:
     blocks: dict[str, list[str]] = {}
     for layer, operators in pairs:
-        if match := re.match(r"stage\d+_unit\d+|block\d+", layer):
-            blocks.setdefault(match[0], []).extend(operators)
+        if place := place_of(layer):
+            blocks.setdefault(place.block, []).extend(operators)
     return {name: sorted(operators) for name, operators in blocks.items()}
 
 

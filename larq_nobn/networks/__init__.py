@@ -1,8 +1,15 @@
 """The architectures: what a network is and how it is built, without weights."""
 
-from larq_nobn.networks.building import build, check_tensor
+from larq_nobn.networks.building import build, check_tensor, name_and_norm
 from larq_nobn.networks.plans import MobileNet, ResNet
-from larq_nobn.networks.spec import FAMILIES, NORMS, STEMS, SURROGATES, NetworkSpec
+from larq_nobn.networks.spec import (
+    FAMILIES,
+    NORMS,
+    STEMS,
+    SURROGATES,
+    NetworkSpec,
+    place_of,
+)
 
 __all__ = [
     "FAMILIES",
@@ -14,4 +21,6 @@ __all__ = [
     "ResNet",
     "build",
     "check_tensor",
+    "name_and_norm",
+    "place_of",
 ]

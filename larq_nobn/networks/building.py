@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError, one_of
 from larq_nobn.models import FusedModel
-from larq_nobn.networks.spec import NetworkSpec
+from larq_nobn.networks.spec import FAMILIES, NetworkSpec
 
 
 def build(
@@ -39,7 +39,18 @@ def build(
         x = _head(x, network.num_classes, classifier_activation)
     if input_tensor is not None:
         image = tf.keras.utils.get_source_inputs(image)
-    return FusedModel(image, x, name=f"{network.name}_{network.norm}")
+from larq_nobn.models import FusedModel
+    return tf.keras.Model(image, x, name=_model_name(network.name, network.norm))
+
+
+def name_and_norm(model: tf.keras.Model) -> tuple[str, str] | None:
+    """Which network a model is, by the name that `build` gave it; else `None`."""
+    variants = [(name, norm) for name, plan in FAMILIES.items() for norm in plan.norms]
+    return {_model_name(*variant): variant for variant in variants}.get(model.name)
+
+
+def _model_name(name: str, norm: str) -> str:
+    return f"{name}_{norm}"
 
 
 def check_tensor(

@@ -14,6 +14,7 @@ from larq_nobn.networks.blocks import (
     resnet_unit,
     stage_betas,
 )
+from larq_nobn.networks.naming import BlockNames
 from larq_nobn.networks.spec import FAMILIES, NORMS, NetworkSpec
 
 
@@ -39,6 +40,7 @@ class ResNet:
     add_and_bit: bool = False
     norms: tuple[str, ...] = NORMS
     real_downsamples: ClassVar[bool] = True
+    names: ClassVar[BlockNames] = BlockNames(("stage", "unit"))
 
     def stride(self, stem: str) -> int:
         """The product of all strides."""
@@ -67,7 +69,7 @@ class ResNet:
                     downsample=first,
                     convs=self.convs,
                     beta=betas[stage][unit],
-                    name=f"stage{stage + 1}_unit{unit + 1}",
+                    name=self.names.block(stage + 1, unit + 1),
                 )
         return x
 
@@ -91,6 +93,7 @@ class MobileNet:
     norms: tuple[str, ...] = NORMS
     units: ClassVar[None] = None
     real_downsamples: ClassVar[bool] = False
+    names: ClassVar[BlockNames] = BlockNames(("block",))
 
     def strides(self) -> list[int]:
         """Stride 2 where the width changes, but not in the first block."""
@@ -120,7 +123,7 @@ class MobileNet:
                 self.width * multiple,
                 stride=stride,
                 betas=beta,
-                name=f"block{i + 1}",
+                name=self.names.block(i + 1),
             )
         return x
 

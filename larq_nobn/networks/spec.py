@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from larq_nobn._errors import UserError, check_number, one_of
+from larq_nobn.networks.naming import BlockNames, Place
 
 NORMS = ("free", "batch", "none")
 STEMS = ("imagenet", "cifar")
@@ -23,6 +24,7 @@ class Plan(Protocol):
         norms: The values of `norm` that exist.
         real_downsamples: Whether there are 1×1 convolutions on shortcuts, whose kernels
             may stay real.
+        names: How blocks are named.
     """
 
     alpha: float
@@ -30,6 +32,7 @@ class Plan(Protocol):
     units: tuple[int, ...] | None
     norms: tuple[str, ...]
     real_downsamples: bool
+    names: BlockNames
 
     def stride(self, stem: str) -> int:
         """The product of all strides."""
@@ -40,6 +43,12 @@ class Plan(Protocol):
 
 # Every network's row by its name; `plans` fills it.
 FAMILIES: dict[str, Plan] = {}
+
+
+def place_of(layer: str) -> Place | None:
+    """Where a layer of this name is in a network; `None` if it is in no block."""
+    places = (plan.names.place(layer) for plan in FAMILIES.values())
+    return next((place for place in places if place is not None), None)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,11 @@ from larq_nobn.networks import FAMILIES, NetworkSpec, build
 from larq_nobn.weights.bundle import write_bundle
 from larq_nobn.weights.card import Card
 from larq_nobn.weights.sources import cache_folder
-from larq_nobn.weights.torch.layouts import load_torch_state_dict, unwrap_state_dict
+from larq_nobn.weights.torch.layouts import (
+    LAYOUTS,
+    load_torch_state_dict,
+    unwrap_state_dict,
+)
 from larq_nobn.weights.torch.oracle import Variant, forward
 from larq_nobn.weights.torch.reading import best_top1, read_checkpoint
 
@@ -210,8 +214,8 @@ def _network(
     **arguments: Any,
 ) -> NetworkSpec:
     """The network that the checkpoint says it is, before it is checked to be it."""
-    mobile = name.endswith("_a")
-    first = state.get("feature.0.conv1.weight" if mobile else "conv1.weight")
+    layout = LAYOUTS.get(FAMILIES[name].names)
+    first = layout and state.get(f"{layout.stem}conv1.weight")
     last = state.get("fc.weight")
     if first is None or last is None or first.ndim != 4 or last.ndim != 2:
         raise UserError(
@@ -221,11 +225,11 @@ def _network(
             "abnet34 or abnet_a."
         )
     width, channels, kernel_size, _ = first.shape
-    if stem is None and mobile:
+    if stem is None:
         is_small = dataset != "imagenet" and published.cifar_stem
+        if layout.imagenet_kernel is not None:
+            is_small = kernel_size != layout.imagenet_kernel
         stem = "cifar" if is_small else "imagenet"
-    elif stem is None:
-        stem = "imagenet" if kernel_size == 7 else "cifar"
     classes = len(class_names(dataset))
     if len(last) != classes:
         raise UserError(

@@ -9,10 +9,28 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
+from larq_nobn.networks import MobileNet, ResNet, place_of
 from larq_nobn.weights.transfer import assign_checked
 
-# Our layer's name behind `stage1_unit1_` or `block1_` -> PyTorch's module names for the
-# layer's weights, in the order of `_WEIGHTS`.
+
+@dataclass(frozen=True)
+class Layout:
+    """How the published networks of one plan name their modules.
+
+    Attributes:
+        stem: What stands in front of the stem's names.
+        block: A block's name, by the numbers in ours.
+        parts: Our layer's part in its block -> the names in the block of the modules
+            that hold the layer's weights.
+        imagenet_kernel: Size of the ImageNet stem's kernel, if the other's differs.
+    """
+
+    stem: str
+    block: Callable[..., str]
+    parts: Mapping[str, tuple[str, ...]]
+    imagenet_kernel: int | None = None
+
+
 _RESNET = {
     "shift": ("move0",),
     "conv": ("binary_conv",),
@@ -22,7 +40,7 @@ _RESNET = {
     "rprelu": ("move1", "prelu", "move2"),
 }
 # A&B BNN has no batch norm that would have to be told apart from the convolution.
-_ADD_AND_BIT_RESNET = {**_RESNET, "conv": ("conv1",)}
+_ADD_AND_BIT = {("binary_conv",): ("conv1",)}
 _MOBILE = {
     "shift1": ("move11",),
     "conv": ("binary_3x3",),
@@ -36,6 +54,10 @@ _MOBILE = {
     "pointwise2": ("binary_pw_down2",),
     "pointwise2_bn": ("bn2_2",),
     "rprelu2": ("move22", "prelu2", "move23"),
+}
+LAYOUTS = {
+    ResNet.names: Layout("", lambda s, u: f"layer{s}.{u - 1}", _RESNET, 7),
+    MobileNet.names: Layout("feature.0.", lambda b: f"feature.{b}", _MOBILE),
 }
 
 
@@ -112,21 +134,18 @@ def _layer_entries(
     return {f"{name}.bias": _bias(layer.bias)}
 
 
-def _modules(name: str, layers: set[str], add_and_bit: bool) -> tuple[str, ...] | None:
+def _modules(name: str, layout: Layout, add_and_bit: bool) -> tuple[str, ...] | None:
     """PyTorch's module names for one of our layers, by its name in the zoo."""
-    root = "feature.0." if "block1_conv" in layers else ""
-    top = {"stem": (f"{root}conv1",), "stem_bn": (f"{root}bn1",), "classifier": ("fc",)}
-    if name in top:
-        return top[name]
-    if match := re.fullmatch(r"stage(\d+)_unit(\d+)_(\w+)", name):
-        prefix = f"layer{match[1]}.{int(match[2]) - 1}"
-        leaves = (_ADD_AND_BIT_RESNET if add_and_bit else _RESNET).get(match[3])
-    elif match := re.fullmatch(r"block(\d+)_(\w+)", name):
-        prefix = f"feature.{match[1]}"
-        leaves = _MOBILE.get(match[2])
-    else:
-        return None
-    return leaves and tuple(f"{prefix}.{leaf}" for leaf in leaves)
+    stem = layout.stem
+    top = {"stem": (f"{stem}conv1",), "stem_bn": (f"{stem}bn1",), "classifier": ("fc",)}
+    place = place_of(name)
+    if place is None:
+        return top.get(name)
+    modules = layout.parts.get(place.part)
+    if add_and_bit:
+        modules = _ADD_AND_BIT.get(modules, modules)
+    block = layout.block(*place.numbers)
+    return modules and tuple(f"{block}.{module}" for module in modules)
 
 
 def torch_entries(model: tf.keras.Model) -> dict[str, TorchEntry]:
@@ -141,13 +160,15 @@ def torch_entries(model: tf.keras.Model) -> dict[str, TorchEntry]:
     Raises:
         UserError: If the model has weights that no published network has.
     """
-    names = {layer.name for layer in model.layers}
+    places = [place_of(layer.name) for layer in model.layers]
+    names = next((place.names for place in places if place is not None), None)
+    layout = LAYOUTS.get(names)
     add_and_bit = any(getattr(layer, "power_of_two", False) for layer in model.layers)
     entries: dict[str, TorchEntry] = {}
     for layer in model.layers:
         if not layer.weights:
             continue
-        modules = _modules(layer.name, names, add_and_bit)
+        modules = layout and _modules(layer.name, layout, add_and_bit)
         if modules is None:
             raise UserError(
                 "Only models of larq_nobn.zoo whose weights were published for PyTorch "
