@@ -63,6 +63,7 @@ def _images(dtype="float64"):
     return (tf.constant(rng.normal(size=(2, n, n, 4)), dtype) for n in (8, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     "kwargs",
@@ -99,6 +100,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("name", "norm", "kwargs"), NETWORKS)
 def test_networks_train_alike_in_every_mode(name, norm, kwargs):
@@ -130,6 +132,7 @@ def test_networks_train_alike_in_every_mode(name, norm, kwargs):
     assert len(plan.sums) == (norm == "free") * len(convolutions)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("graph", [True, False])
 def test_every_intermediate_activation_has_its_gradient(graph):
