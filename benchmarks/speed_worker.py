@@ -10,7 +10,11 @@ import numpy as np
 import tensorflow as tf
 from speed_protocol import serve
 
-from larq_nobn import math, optimizers
+import larq_nobn
+from larq_nobn import optimizers
+
+# Earlier versions of the library have the fast formulas there.
+ops = getattr(larq_nobn, "ops", larq_nobn.math)
 
 
 def build(settings, norm):
@@ -153,11 +157,11 @@ def weights_step(settings):
         gain, standardization = tf.convert_to_tensor(gain), (layer.gamma, layer.eps)
         if quantize:
             clip_value = quantize.clip_value
-            return math.binary_ws_kernel(
+            return ops.binary_ws_kernel(
                 kernel, gain, *standardization, clip_value, dtype
             )
-        kernel = math.scaled_weight_standardization(kernel, *standardization)
-        return math.scale_channels(kernel, gain, dtype)
+        kernel = ops.scaled_weight_standardization(kernel, *standardization)
+        return ops.scale_channels(kernel, gain, dtype)
 
     @tf.function
     def step():

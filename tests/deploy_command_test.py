@@ -10,7 +10,7 @@ from larq_nobn.cli._model_argument import open_model
 from larq_nobn.deploy import benchmarking
 from larq_nobn.deploy.flatbuffer import Flatbuffer
 from larq_nobn.deploy.survey import randomize
-from larq_nobn.networks import describe_network
+from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights.bundle import write_bundle
 from larq_nobn.weights.card import Card
 
@@ -89,7 +89,7 @@ def test_published_models(tmp_path, monkeypatch, capsys):
     model = zoo.create_model(**arguments)
     randomize(model)
     card = Card(
-        network=describe_network(**arguments),
+        network=NetworkSpec(**arguments),
         dataset="digits",
         classes=tuple((digit, digit) for digit in "0123456789"),
         mean=(0.3,),

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from golden import TOLERANCE, deviation, gradient_deviation, hwio, nhwc
 
+from larq_nobn import ops
 from larq_nobn.layers import LearnableBias, QuantConv2D, RPReLU, ScaledWSConv2D
 from larq_nobn.losses import DistributionLoss
 from larq_nobn.math import adaptive_gradient_clip
@@ -37,9 +38,17 @@ def test_every_case_is_compared():
     assert files == cases | {"agc", "layers", "losses"}
 
 
+# As it stands in `larq_nobn.math`, eagerly; and as it trains, a graph for a CPU.
+MODES = {"plain": lambda step: step, "cpu": lambda step: tf.function(step)}
+modes = pytest.mark.parametrize(
+    "mode", ["plain", pytest.param("cpu", marks=pytest.mark.slow)]
+)
+
+
 @pytest.mark.slow
+@modes
 @pytest.mark.parametrize("case", golden.MODELS)
-def test_model(case, parity):
+def test_model(case, mode, parity):
     expected = golden.load(f"model_{case}")
     model = golden.build(case)
     keys = golden.trainable_keys(case)
@@ -48,10 +57,15 @@ def test_model(case, parity):
 
     x, y = golden.images(case), golden.labels(case)
     logits_eval = model(x, training=False)
-    with tf.GradientTape() as tape:
-        logits_train = model(x, training=True)
-        loss = cross_entropy(y, logits_train)
-    gradients = tape.gradient(loss, [entry.variable for entry in entries])
+
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            logits = model(x, training=True)
+            loss = cross_entropy(y, logits)
+        return logits, loss, tape.gradient(loss, [entry.variable for entry in entries])
+
+    with ops.using(mode):
+        logits_train, loss, gradients = MODES[mode](step)(x, y)
     gradients = [e.to_torch(g.numpy()) for e, g in zip(entries, gradients, strict=True)]
     stored = zip(expected["grad_norm"], expected["grad_head"], strict=True)
     deviations = {
@@ -65,7 +79,7 @@ def test_model(case, parity):
             )
         },
     }
-    parity(case, deviations, TOLERANCE)
+    parity(f"{case}, {mode}", deviations, TOLERANCE)
 
 
 def _conv(cls, kernel_quantizer=None, **kwargs):
@@ -258,8 +272,9 @@ def _adam(settings):
 
 
 @pytest.mark.slow
+@modes
 @pytest.mark.parametrize("case", golden.TRAJECTORIES)
-def test_trajectory(case, parity):
+def test_trajectory(case, mode, parity):
     """Three steps of the official set-up: AGC, L2 on every 4-D tensor, Adam."""
     expected, settings = golden.load(case), golden.INDEX["cases"][case]
     model = golden.build(case)
@@ -273,14 +288,21 @@ def test_trajectory(case, parity):
         clip_factor=settings["clip_factor"],
         exclude=[model.get_layer("classifier")],
     )
-    losses = []
-    for step in range(settings["steps"]):
-        x, y = golden.images(case, f"input{step}"), golden.labels(case, f"labels{step}")
+    optimizer.build(variables)
+
+    def take_step(x, y):
         with tf.GradientTape() as tape:
             loss = cross_entropy(y, model(x, training=True))
         gradients = tape.gradient(loss, variables)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        losses.append(loss.numpy())
+        return loss
+
+    take_step = MODES[mode](take_step)
+    losses = []
+    for step in range(settings["steps"]):
+        x, y = golden.images(case, f"input{step}"), golden.labels(case, f"labels{step}")
+        with ops.using(mode):
+            losses.append(take_step(x, y).numpy())
     probe_logits = model(golden.images(case, "probe"), training=False)
     values = [variable.numpy() for variable in variables]
     norms = np.array([np.linalg.norm(value) for value in values])
@@ -291,4 +313,4 @@ def test_trajectory(case, parity):
         "parameters' norms": deviation(norms, expected["param_norm"]),
         "parameters' means": deviation(means, expected["param_mean"]),
     }
-    parity(case, deviations, TOLERANCE)
+    parity(f"{case}, {mode}", deviations, TOLERANCE)

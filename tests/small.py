@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from larq_nobn import zoo
 from larq_nobn.datasets import class_names
-from larq_nobn.networks import describe_network
+from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights.card import Card
 from larq_nobn.weights.torch.layouts import torch_entries
 from larq_nobn.weights.transfer import named_weights
@@ -30,7 +30,7 @@ def small_model(seed: int = 0) -> tf.keras.Model:
 
 def small_card() -> Card:
     return Card(
-        network=describe_network(**SMALL),
+        network=NetworkSpec(**SMALL),
         dataset="cifar10",
         classes=class_names("cifar10"),
         # Not CIFAR-10's usual ones.

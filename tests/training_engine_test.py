@@ -15,12 +15,13 @@ import larq_nobn
 from larq_nobn import UserError, zoo
 from larq_nobn.cli import main
 from larq_nobn.networks import FAMILIES, ResNet
-from larq_nobn.training import data, load_recipe, train
+from larq_nobn.training import data, load_recipe, publish_run, train
 from larq_nobn.training.checkpoint import Checkpoint, load_latest, save_checkpoint
 from larq_nobn.training.distribution import make_strategy
 from larq_nobn.training.engine import build_trainer, decayed_variables
 from larq_nobn.training.folder import RunFolder
 from larq_nobn.training.trainer import load_teacher
+from larq_nobn.weights.card import read_card
 from larq_nobn.weights.transfer import named_weights, weights_sha256
 
 RECIPE_FILE = Path(__file__).parent / "tiny_recipe.py"
@@ -158,6 +159,47 @@ def test_step_1_may_be_skipped(recipe, tmp_path, capsys):
     assert result["epochs"] == {"step1": 0, "step2": 1}
     assert result["top1"]["step1"] is None
     assert result["top1"]["step2"] == result["best_top1"]["step2"]
+
+
+@pytest.fixture
+def bundle(finished, tmp_path):
+    """The finished run, published."""
+    return publish_run(finished, tmp_path / "bundles")
+
+
+@pytest.mark.slow
+def test_starts_from_a_bundle(recipe, bundle, tmp_path, monkeypatch):
+    """By its folder, its name or the data set's: the first step has its loss."""
+    monkeypatch.setenv("LARQ_NOBN_ZOO", str(bundle.parent))
+    published = zoo.create_model(**recipe.model_arguments(), weights=bundle)
+    images = data.load_images("digits", limit=160)
+    x, y = next(iter(images.train_batches(32, recipe.seed, 0)))
+    expected = tf.keras.losses.CategoricalCrossentropy()(y, published(x)).numpy()
+    for weights in (str(bundle), bundle.name, "digits"):
+        further = recipe.replace(weights=weights, step1_epochs=0)
+        model = build_trainer(further, "step2")
+        loss, _ = model.update(x, y)
+        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+        # The moving average starts there too.
+        before, first = published.trainable_variables[0], model.averages[0]
+        np.testing.assert_allclose(first, before, atol=1e-2)
+    result = train(further.replace(epochs=1), tmp_path / "run", verbose=False)
+    assert result["settings"]["weights"] == "digits"
+    folder = publish_run(tmp_path / "run", tmp_path / "zoo")
+    card = read_card(folder / "card.json")
+    assert card.recipe["weights"] == "digits"
+
+
+def test_weights_of_another_network_are_refused(recipe, bundle):
+    for wrong in ({"step1_epochs": 1}, {"width": 16}, {"alpha": 0.3}):
+        other = recipe.replace(**{"step1_epochs": 0, **wrong}, weights=str(bundle))
+        with pytest.raises(UserError, match="must be for the network that is built"):
+            build_trainer(other, other.first_step)
+
+
+def test_weights_are_for_the_first_step(recipe, bundle):
+    other = recipe.replace(weights=str(bundle), step1_epochs=1)
+    assert np.isfinite(build_trainer(other, "step2").get_weights()[0]).all()
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """The architectures: what a network is and how it is built, without weights."""
 
 from larq_nobn.networks.building import build, check_tensor
-from larq_nobn.networks.plans import FAMILIES, NORMS, MobileNet, ResNet
-from larq_nobn.networks.spec import STEMS, SURROGATES, Network, describe_network
+from larq_nobn.networks.plans import MobileNet, ResNet
+from larq_nobn.networks.spec import FAMILIES, NORMS, STEMS, SURROGATES, NetworkSpec
 
 __all__ = [
     "FAMILIES",
@@ -10,9 +10,8 @@ __all__ = [
     "STEMS",
     "SURROGATES",
     "MobileNet",
-    "Network",
+    "NetworkSpec",
     "ResNet",
     "build",
     "check_tensor",
-    "describe_network",
 ]

@@ -19,6 +19,7 @@ from larq_nobn.layers import (
     ScaledAdd,
     ScaledWSConv2D,
 )
+from larq_nobn.networks.spec import NetworkSpec
 from larq_nobn.quantizers import FusedApproxSign
 
 
@@ -32,47 +33,29 @@ def _kernel_initializer(sign: object) -> tf.keras.initializers.Initializer:
 
 
 @dataclass(frozen=True)
-class Method:
+class BlockConfig:
     """How every block of one network is built.
 
     Attributes:
-        norm: `"free"` (the paper's method), `"batch"`, or `"none"` (batch norm simply
-            removed).
-        binary_weights: Whether the kernels behind a sign are binary too (step 2, Qaw).
-        binary_downsample: Whether the shortcuts' 1×1 kernels follow `binary_weights`
-            (the paper's) or stay real (liuzechun's ReActNet-18).
-        alpha: Factor on each residual branch of a BN-free network.
+        network: What is built.
         react: Whether blocks have ReActNet's learnable bias and RPReLU.
         add_and_bit: Whether blocks are A&B BNN's (arXiv 2403.03739): a sigmoid's
             derivative behind the sign, slopes that are powers of two, and a shortcut
             from in front of β, so that at inference β, positive and followed by a sign,
             can be left out.
-        surrogate: Quantizer of the activations, for another pseudo-gradient than the
-            published one.
-        binary_activations: Whether there are signs at all.
     """
 
-    norm: str = "free"
-    binary_weights: bool = True
-    binary_downsample: bool = True
-    alpha: float = 0.2
+    network: NetworkSpec
     react: bool = True
     add_and_bit: bool = False
-    surrogate: str | None = None
-    binary_activations: bool = True
-
-    @property
-    def branch_scale(self) -> float:
-        """The α that the blocks apply."""
-        return self.alpha if self.norm == "free" else 1.0
 
     @property
     def sign(self) -> str | lq.quantizers.Quantizer | None:
         """A new quantizer of activations, if they are binary."""
-        if not self.binary_activations:
+        if not self.network.binary_activations:
             return None
         published = "sigmoid_sign" if self.add_and_bit else "approx_sign"
-        name = published if self.surrogate is None else self.surrogate
+        name = self.network.surrogate or published
         return FusedApproxSign() if name == "approx_sign" else name
 
     def rprelu(self, x: tf.Tensor, name: str) -> tf.Tensor:
@@ -140,7 +123,7 @@ def scale(x: tf.Tensor, beta: float, name: str) -> tf.Tensor:
 
 def conv(
     x: tf.Tensor,
-    method: Method,
+    config: BlockConfig,
     filters: int,
     kernel_size: int,
     *,
@@ -153,7 +136,7 @@ def conv(
 
     Args:
         x: Tensor of shape `(batch, height, width, channels)`.
-        method: How the network is built.
+        config: How the network is built.
         filters: Number of output channels.
         kernel_size: Height and width of the kernel, odd.
         name: Name of the convolution; the batch norm's ends in `_bn`.
@@ -164,7 +147,7 @@ def conv(
     Returns:
         Tensor of shape `(batch, height / strides, width / strides, filters)`.
     """
-    cls = ScaledWSConv2D if method.norm == "free" else QuantConv2D
+    cls = ScaledWSConv2D if config.network.norm == "free" else QuantConv2D
     x = cls(
         filters,
         kernel_size,
@@ -176,7 +159,7 @@ def conv(
         use_bias=False,
         name=name,
     )(x)
-    if method.norm == "batch":
+    if config.network.norm == "batch":
         x = tf.keras.layers.BatchNormalization(
             momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
         )(x)
@@ -184,34 +167,41 @@ def conv(
 
 
 def binary_conv(
-    x: tf.Tensor, method: Method, filters: int, kernel_size: int, *, name: str, **kwargs
+    x: tf.Tensor,
+    config: BlockConfig,
+    filters: int,
+    kernel_size: int,
+    *,
+    name: str,
+    **kwargs,
 ) -> tf.Tensor:
     """Convolution on signs; its kernel is binary in step 2. Arguments as in `conv`."""
     return conv(
         x,
-        method,
+        config,
         filters,
         kernel_size,
         name=name,
-        sign=method.sign,
-        binary=method.binary_weights,
+        sign=config.sign,
+        binary=config.network.binary_weights,
         **kwargs,
     )
 
 
 def downsample_shortcut(
-    u: tf.Tensor, method: Method, filters: int, stride: int, name: str
+    u: tf.Tensor, config: BlockConfig, filters: int, stride: int, name: str
 ) -> tf.Tensor:
     """Average pool and 1×1 convolution on real activations."""
     if stride > 1:
         u = tf.keras.layers.AveragePooling2D(stride, name=f"{name}_downsample_pool")(u)
-    binary = method.binary_weights and method.binary_downsample
-    return conv(u, method, filters, 1, binary=binary, name=f"{name}_downsample")
+    network = config.network
+    binary = network.binary_weights and network.binary_downsample
+    return conv(u, config, filters, 1, binary=binary, name=f"{name}_downsample")
 
 
 def resnet_unit(
     x: tf.Tensor,
-    method: Method,
+    config: BlockConfig,
     filters: int,
     *,
     name: str,
@@ -228,7 +218,7 @@ def resnet_unit(
 
     Args:
         x: Tensor of shape `(batch, height, width, channels)`.
-        method: How the network is built.
+        config: How the network is built.
         filters: Number of output channels.
         name: Prefix of the layers' names.
         stride: Stride of the first convolution.
@@ -243,28 +233,28 @@ def resnet_unit(
     u = scale(x, beta, f"{name}_beta")
     r = x
     if downsample:
-        r = x if method.add_and_bit else u
-        r = downsample_shortcut(r, method, filters, stride, name)
+        r = x if config.add_and_bit else u
+        r = downsample_shortcut(r, config, filters, stride, name)
     f = u
     for i in range(convs):
         suffix = "" if convs == 1 else f"{i + 1}"
-        if method.react:
+        if config.react:
             f = LearnableBias(name=f"{name}_shift{suffix}")(f)
         f = binary_conv(
             f,
-            method,
+            config,
             filters,
             3,
             strides=stride if i == 0 else 1,
             name=f"{name}_conv{suffix}",
         )
-    y = ScaledAdd(method.branch_scale, name=f"{name}_add")([f, r])
-    return method.rprelu(y, f"{name}_rprelu") if method.react else y
+    y = ScaledAdd(config.network.alpha, name=f"{name}_add")([f, r])
+    return config.rprelu(y, f"{name}_rprelu") if config.react else y
 
 
 def mobile_block(
     x: tf.Tensor,
-    method: Method,
+    config: BlockConfig,
     filters: int,
     *,
     name: str,
@@ -281,7 +271,7 @@ def mobile_block(
 
     Args:
         x: Tensor of shape `(batch, height, width, channels)`.
-        method: How the network is built.
+        config: How the network is built.
         filters: Number of output channels: those of the input, or twice as many.
         name: Prefix of the layers' names.
         stride: Stride of the 3×3 convolution.
@@ -291,25 +281,25 @@ def mobile_block(
         Tensor of shape `(batch, height / stride, width / stride, filters)`.
     """
     channels = x.shape[-1]
-    alpha = method.branch_scale
+    alpha = config.network.alpha
     u = scale(x, betas[0], f"{name}_beta1")
     f = LearnableBias(name=f"{name}_shift1")(u)
-    f = binary_conv(f, method, channels, 3, strides=stride, name=f"{name}_conv")
+    f = binary_conv(f, config, channels, 3, strides=stride, name=f"{name}_conv")
     r = x
     if stride > 1:
-        r = x if method.add_and_bit else u
+        r = x if config.add_and_bit else u
         r = tf.keras.layers.AveragePooling2D(stride, name=f"{name}_pool")(r)
     o = ScaledAdd(alpha, name=f"{name}_add1")([f, r])
-    o = method.rprelu(o, f"{name}_rprelu1")
+    o = config.rprelu(o, f"{name}_rprelu1")
 
     v = scale(o, betas[1], f"{name}_beta2")
     v = LearnableBias(name=f"{name}_shift2")(v)
     halves = []
     for i in range(filters // channels):
         suffix = "" if filters == channels else f"{i + 1}"
-        f = binary_conv(v, method, channels, 1, name=f"{name}_pointwise{suffix}")
+        f = binary_conv(v, config, channels, 1, name=f"{name}_pointwise{suffix}")
         halves.append(ScaledAdd(alpha, name=f"{name}_add2{suffix}")([f, o]))
     y = halves[0]
     if len(halves) > 1:
         y = tf.keras.layers.Concatenate(name=f"{name}_concat")(halves)
-    return method.rprelu(y, f"{name}_rprelu2")
+    return config.rprelu(y, f"{name}_rprelu2")

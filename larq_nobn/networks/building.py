@@ -6,28 +6,23 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError, one_of
 from larq_nobn.models import FusedModel
-from larq_nobn.networks.blocks import Method
-from larq_nobn.networks.spec import SURROGATES, Network
+from larq_nobn.networks.spec import NetworkSpec
 
 
 def build(
-    network: Network,
+    network: NetworkSpec,
     *,
     input_tensor: tf.Tensor | None = None,
     include_top: bool = True,
     classifier_activation: str | Callable | None = "softmax",
-    surrogate: str | None = None,
-    binary_activations: bool = True,
 ) -> tf.keras.Model:
     """Build a network, with random weights.
 
     Args:
         network: What to build.
         input_tensor: Keras tensor to use as input, of the network's `input_shape`.
-        include_top: As in `zoo.create_model`, as are those behind it.
+        include_top: As in `zoo.create_model`.
         classifier_activation: Activation on top; `None` gives logits.
-        surrogate: Sign of the activations.
-        binary_activations: `False` for the real-valued twin.
 
     Returns:
         A functional `tf.keras.Model`.
@@ -36,21 +31,10 @@ def build(
         UserError: If an argument is wrong.
     """
     one_of("include_top", include_top, (True, False), fix="pass a bool")
-    one_of("binary_activations", binary_activations, (True, False), fix="pass a bool")
-    if surrogate is not None:
-        one_of("surrogate", surrogate, SURROGATES)
     image = input_tensor
     if image is None:
         image = tf.keras.Input(network.input_shape, name="image")
-    method = Method(
-        network.norm,
-        network.binary_weights and binary_activations,
-        network.binary_downsample,
-        network.alpha,
-        surrogate=surrogate,
-        binary_activations=binary_activations,
-    )
-    x = network.family.features(image, method, network.stem)
+    x = network.plan.features(image, network)
     if include_top:
         x = _head(x, network.num_classes, classifier_activation)
     if input_tensor is not None:

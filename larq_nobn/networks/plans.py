@@ -1,20 +1,20 @@
 """The plans of the networks: one class per kind, every network a row."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import tensorflow as tf
 
 from larq_nobn.layers import SymmetricMaxPooling2D
 from larq_nobn.networks.blocks import (
-    Method,
+    BlockConfig,
     conv,
     mobile_betas,
     mobile_block,
     resnet_unit,
     stage_betas,
 )
-
-NORMS = ("free", "batch", "none")
+from larq_nobn.networks.spec import FAMILIES, NORMS, NetworkSpec
 
 
 @dataclass(frozen=True)
@@ -38,29 +38,30 @@ class ResNet:
     width: int = 64
     add_and_bit: bool = False
     norms: tuple[str, ...] = NORMS
+    real_downsamples: ClassVar[bool] = True
 
     def stride(self, stem: str) -> int:
         """The product of all strides."""
         return (4 if stem == "imagenet" else 1) * 2 ** (len(self.units) - 1)
 
-    def features(self, x: tf.Tensor, method: Method, stem: str) -> tf.Tensor:
+    def features(self, x: tf.Tensor, network: NetworkSpec) -> tf.Tensor:
         """Apply everything but the head."""
-        method = replace(method, react=self.react, add_and_bit=self.add_and_bit)
-        if stem == "imagenet":
-            x = conv(x, method, self.width, 7, strides=2, name="stem")
+        config = BlockConfig(network, self.react, self.add_and_bit)
+        if network.stem == "imagenet":
+            x = conv(x, config, self.width, 7, strides=2, name="stem")
             x = SymmetricMaxPooling2D(3, 2, name="stem_pool")(x)
         else:
-            x = conv(x, method, self.width, 3, name="stem")
+            x = conv(x, config, self.width, 3, name="stem")
         downsamples = [stage > 0 for stage in range(len(self.units))]
-        betas = stage_betas(self.units, downsamples, method.branch_scale)
-        if method.norm != "free":
+        betas = stage_betas(self.units, downsamples, network.alpha)
+        if network.norm != "free":
             betas = [[1.0] * count for count in self.units]
         for stage, count in enumerate(self.units):
             for unit in range(count):
                 first = unit == 0 and downsamples[stage]
                 x = resnet_unit(
                     x,
-                    method,
+                    config,
                     self.width * 2**stage,
                     stride=2 if first else 1,
                     downsample=first,
@@ -88,6 +89,8 @@ class MobileNet:
     width: int = 32
     add_and_bit: bool = False
     norms: tuple[str, ...] = NORMS
+    units: ClassVar[None] = None
+    real_downsamples: ClassVar[bool] = False
 
     def strides(self) -> list[int]:
         """Stride 2 where the width changes, but not in the first block."""
@@ -101,19 +104,19 @@ class MobileNet:
         """The product of all strides."""
         return (2 if stem == "imagenet" else 1) * 2 ** self.strides().count(2)
 
-    def features(self, x: tf.Tensor, method: Method, stem: str) -> tf.Tensor:
+    def features(self, x: tf.Tensor, network: NetworkSpec) -> tf.Tensor:
         """Apply everything but the head."""
-        method = replace(method, add_and_bit=self.add_and_bit)
-        strides = 2 if stem == "imagenet" else 1
-        x = conv(x, method, self.width, 3, strides=strides, name="stem")
-        betas = list(mobile_betas(self.strides(), method.branch_scale))
-        if method.norm != "free":
+        config = BlockConfig(network, add_and_bit=self.add_and_bit)
+        strides = 2 if network.stem == "imagenet" else 1
+        x = conv(x, config, self.width, 3, strides=strides, name="stem")
+        betas = list(mobile_betas(self.strides(), network.alpha))
+        if network.norm != "free":
             betas = [(1.0, 1.0)] * len(betas)
         plan = zip(self.multiples, self.strides(), betas, strict=True)
         for i, (multiple, stride, beta) in enumerate(plan):
             x = mobile_block(
                 x,
-                method,
+                config,
                 self.width * multiple,
                 stride=stride,
                 betas=beta,
@@ -125,7 +128,7 @@ class MobileNet:
 # A&B BNN (arXiv 2403.03739) has no batch norm by definition: it would multiply.
 _AB = {"alpha": 0.25, "add_and_bit": True, "norms": ("free",)}
 
-FAMILIES: dict[str, ResNet | MobileNet] = {
+FAMILIES |= {
     "reactnet18": ResNet((4, 4, 4, 4)),
     "reactnet34": ResNet((6, 8, 12, 6)),
     "reactnet_a": MobileNet(),

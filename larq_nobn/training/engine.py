@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from larq_nobn import zoo
 from larq_nobn._errors import UserError
 from larq_nobn.layers import LearnableBias, RPReLU, RSign
+from larq_nobn.networks import build
 from larq_nobn.optimizers import (
     AdaptiveGradientClipping,
     CoupledWeightDecay,
@@ -31,6 +31,7 @@ from larq_nobn.training.folder import RunFolder
 from larq_nobn.training.progress import Progress
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.training.trainer import Teacher, Trainer, load_teacher
+from larq_nobn.weights import load
 from larq_nobn.weights.transfer import assign_checked, named_weights, weights_sha256
 
 STEPS = ("step1", "step2")
@@ -175,7 +176,7 @@ class _State:
 def build_trainer(
     recipe: Recipe, step: str, teacher: Teacher | None = None, trace: bool = False
 ) -> Trainer:
-    """Build and compile the network of one step.
+    """Build and compile the network of one step, the first from the recipe's weights.
 
     Args:
         recipe: The recipe.
@@ -187,11 +188,12 @@ def build_trainer(
         The compiled network, its optimizer built.
     """
     tf.keras.utils.set_random_seed(recipe.seed)
+    network = recipe.network_of(step)
+    model = build(network, classifier_activation=None)
+    if recipe.weights is not None and step == recipe.first_step:
+        load(model, recipe.weights, network, include_top=True)
     model = Trainer(
-        zoo.create_model(
-            **recipe.model_arguments(binary_weights=step == "step2"),
-            classifier_activation=None,
-        ),
+        model,
         teacher=teacher,
         teacher_weight=recipe.teacher_weight,
         ema=recipe.ema,
@@ -221,7 +223,7 @@ def publishable(recipe: Recipe, weights: dict[str, np.ndarray]) -> tf.keras.Mode
     Returns:
         The model that a run saves.
     """
-    model = zoo.create_model(**recipe.model_arguments())
+    model = build(recipe.network)
     assign_checked(named_weights(model), weights, "The trained weights")
     return model
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError, one_of
 from larq_nobn.datasets import STATISTICS, class_names
-from larq_nobn.networks import Network, build, describe_network
+from larq_nobn.networks import NetworkSpec, build
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.weights.bundle import write_bundle
 from larq_nobn.weights.card import Card
@@ -110,18 +110,16 @@ def _read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def _network(result: Mapping[str, Any], run: Path) -> Network:
+def _network(result: Mapping[str, Any], run: Path) -> NetworkSpec:
     arguments = dict(result["model"])
     if "name" not in arguments or not isinstance(arguments["name"], str):
         raise _bad_result(run, "a result.json without the model's name")
-    # It shapes gradients only, and stands among the recipe's settings.
-    arguments.pop("surrogate", None)
-    if arguments.pop("binary_activations", True) is not True:
-        raise _bad_result(run, "a real-valued twin, which no card describes")
-    unknown = sorted(set(arguments) - {f.name for f in fields(Network)})
+    if arguments.get("binary_activations", True) is not True:
+        raise _bad_result(run, "a real-valued twin, which is not published")
+    unknown = sorted(set(arguments) - {f.name for f in fields(NetworkSpec)})
     if unknown:
         raise _bad_result(run, f"unknown arguments of create_model: {unknown}")
-    return describe_network(arguments.pop("name"), **arguments)
+    return NetworkSpec(arguments.pop("name"), **arguments)
 
 
 def _metrics(result: Mapping[str, Any], run: Path) -> dict[str, float]:

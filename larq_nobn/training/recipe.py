@@ -13,7 +13,7 @@ from typing import Any
 from larq_nobn._errors import UserError, one_of
 from larq_nobn._shipped import shipped
 from larq_nobn.datasets import SOURCES
-from larq_nobn.networks import FAMILIES, NORMS, STEMS, SURROGATES
+from larq_nobn.networks import FAMILIES, NetworkSpec
 
 SCHEDULES = ("linear", "cosine")
 PADDINGS = ("zero", "reflect")
@@ -67,6 +67,10 @@ class Recipe:
         cutmix: α of CutMix; 0 for none. With both, each batch draws one of them.
         flip_test: Average the logits of each test image and its mirror image.
         padding: Border of the random crop, `"zero"` or `"reflect"`.
+        weights: Published weights to start from: the folder or name of a bundle, the
+            name of a data set, or a file, as in `zoo.create_model`, and as strict.
+            They are for the first step that is trained: weights of step 2 need
+            `step1_epochs=0`.
         seed: Seed of initialization, order and augmentation.
         precision: A Keras dtype policy.
         limit: Train and test on so many images only.
@@ -99,6 +103,7 @@ class Recipe:
     cutmix: float = 0.0
     padding: str = "zero"
     flip_test: bool = False
+    weights: str | None = None
     seed: int = 0
     precision: str = "float32"
     limit: int | None = None
@@ -108,13 +113,10 @@ class Recipe:
             _check_type(field, getattr(self, field.name))
         one_of("dataset", self.dataset, SOURCES)
         one_of("model", self.model, FAMILIES)
-        one_of("norm", self.norm, NORMS)
-        one_of("stem", self.stem, STEMS)
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("optimizer", self.optimizer, OPTIMIZERS)
         one_of("padding", self.padding, PADDINGS)
         one_of("precision", self.precision, PRECISIONS)
-        one_of("surrogate", self.surrogate, (None, *SURROGATES))
         for name in ("epochs", "batch_size", "learning_rate"):
             _check_range(self, name, above=0)
         for name in (
@@ -131,12 +133,18 @@ class Recipe:
         _check_range(self, "teacher_weight", at_least=0, at_most=1)
         if self.step1_epochs is not None:
             _check_range(self, "step1_epochs", at_least=0)
+        self.network_of("step2")  # It checks the rest.
 
     def epochs_of(self, step: str) -> int:
         """Epochs of `"step1"` or `"step2"`."""
         if step == "step1" and self.step1_epochs is not None:
             return self.step1_epochs
         return self.epochs
+
+    @property
+    def first_step(self) -> str:
+        """The step that a training begins with."""
+        return "step1" if self.epochs_of("step1") else "step2"
 
     def learning_rate_at(self, epoch: int, step: str = "step2") -> float:
         """Learning rate of an epoch, counted from 0 in each step."""
@@ -146,22 +154,26 @@ class Recipe:
         total = max(self.epochs_of(step) - self.warmup_epochs, 1)
         return self.learning_rate * decay(self.schedule, done, total)
 
+    @property
+    def network(self) -> NetworkSpec:
+        """The network of step 2, with the data set's input and classes."""
+        source = SOURCES[self.dataset]
+        settings = {field.name: getattr(self, field.name) for field in _NETWORK}
+        return NetworkSpec(
+            self.model,
+            input_shape=source.input_shape,
+            num_classes=source.num_classes,
+            **settings,
+        )
+
+    def network_of(self, step: str) -> NetworkSpec:
+        """The network of `"step1"` or `"step2"`."""
+        return dataclasses.replace(self.network, binary_weights=step == "step2")
+
     def model_arguments(self, binary_weights: bool = True) -> dict[str, Any]:
         """Arguments of `zoo.create_model` for the recipe's network."""
-        source = SOURCES[self.dataset]
-        return {
-            "name": self.model,
-            "norm": self.norm,
-            "stem": self.stem,
-            "width": self.width,
-            "units": self.units,
-            "alpha": self.alpha,
-            "binary_weights": binary_weights,
-            "input_shape": source.input_shape,
-            "num_classes": source.num_classes,
-            "surrogate": self.surrogate,
-            "binary_activations": self.binary_activations,
-        }
+        step = "step2" if binary_weights else "step1"
+        return dataclasses.asdict(self.network_of(step))
 
     def replace(self, **changes: Any) -> "Recipe":
         """Return a recipe with some settings changed.
@@ -177,6 +189,14 @@ class Recipe:
                     "Fix: choose one of these."
                 )
         return dataclasses.replace(self, **changes)
+
+
+# The settings that are the network's.
+_NETWORK = [
+    field
+    for field in dataclasses.fields(Recipe)
+    if field.name in {f.name for f in dataclasses.fields(NetworkSpec)} - {"name"}
+]
 
 
 def decay(schedule: str, done: int, total: int) -> float:

@@ -2,14 +2,14 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
 
-from larq_nobn import zoo
 from larq_nobn._compat import import_keras_tuner
 from larq_nobn._errors import UserError, one_of
-from larq_nobn.networks import describe_network
+from larq_nobn.networks import NetworkSpec, build
 from larq_nobn.training.engine import make_optimizer
 from larq_nobn.training.recipe import SCHEDULES, Recipe, decay
 from larq_nobn.tuning.space import SearchSpace, recipe_settings
@@ -17,7 +17,7 @@ from larq_nobn.weights.transfer import assign_checked, named_weights
 
 keras_tuner = import_keras_tuner()
 
-# As in `zoo.create_model`.
+# Hyperparameters that are the network's.
 _NETWORK = ("alpha", "surrogate", "units", "width")
 
 
@@ -63,6 +63,13 @@ def build_model(
         >>> model = build_model({"alpha": 0.3, "clip_factor": 0.01, "width": 16})
     """
     one_of("step", step, ("step1", "step2"))
+    network = NetworkSpec(
+        model,
+        norm=norm,
+        stem=stem,
+        input_shape=input_shape,
+        num_classes=num_classes,
+    )
     values = hyperparameters
     if isinstance(hyperparameters, keras_tuner.HyperParameters):
         values = hyperparameters.values
@@ -71,20 +78,23 @@ def build_model(
             "`hyperparameters` must be a dict or a keras_tuner.HyperParameters. "
             f"Received: {hyperparameters!r}. Fix: for example {{'alpha': 0.2}}."
         )
+    return _compile(values, network, step, loss, metrics)
+
+
+def _compile(
+    values: Mapping[str, Any],
+    network: NetworkSpec,
+    step: str,
+    loss: Any,
+    metrics: Sequence[Any],
+) -> tf.keras.Model:
     settings = recipe_settings(values, epochs=2)
     # It checks the values; the data set stands for none.
-    recipe = Recipe(name="tuning", dataset="digits", model=model, **settings)
-    network = zoo.create_model(
-        model,
-        norm=norm,
-        binary_weights=step == "step2",
-        stem=stem,
-        input_shape=input_shape,
-        num_classes=num_classes,
-        **{name: getattr(recipe, name) for name in _NETWORK},
-    )
-    network.compile(make_optimizer(recipe, network, step), loss, list(metrics))
-    return network
+    recipe = Recipe(name="tuning", dataset="imagenet", model=network.name, **settings)
+    searched = {name: settings[name] for name in _NETWORK if name in settings}
+    model = build(replace(network, binary_weights=step == "step2", **searched))
+    model.compile(make_optimizer(recipe, model, step), loss, list(metrics))
+    return model
 
 
 class ReActNetHyperModel(keras_tuner.HyperModel):
@@ -139,16 +149,8 @@ class ReActNetHyperModel(keras_tuner.HyperModel):
         self.space = SearchSpace(model, norm, **ranges)
         self.schedule = schedule
         self._declared = False
-        self._arguments = {
-            "model": model,
-            "input_shape": input_shape,
-            "num_classes": num_classes,
-            "stem": stem,
-            "norm": norm,
-            "loss": loss,
-            "metrics": metrics,
-        }
-        describe_network(
+        self._loss, self._metrics = loss, metrics
+        self.network = NetworkSpec(
             model,
             norm=norm,
             stem=stem,
@@ -220,7 +222,7 @@ class ReActNetHyperModel(keras_tuner.HyperModel):
         self, values: Mapping[str, Any], step: str = "step2"
     ) -> tf.keras.Model:
         try:
-            return build_model(values, step=step, **self._arguments)
+            return _compile(values, self.network, step, self._loss, self._metrics)
         except UserError as error:
             raise FatalUserError(str(error)) from error
 

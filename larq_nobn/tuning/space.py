@@ -8,13 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from larq_nobn._errors import UserError, one_of
-from larq_nobn.networks import (
-    FAMILIES,
-    NORMS,
-    SURROGATES,
-    ResNet,
-    describe_network,
-)
+from larq_nobn.networks import FAMILIES, NORMS, SURROGATES
 from larq_nobn.training.recipe import OPTIMIZERS, Recipe
 
 
@@ -225,7 +219,7 @@ class SearchSpace:
         unused = {}
         if self.norm != "free":
             unused["alpha"] = f"norm={self.norm!r}"
-        if not isinstance(FAMILIES[self.model], ResNet):
+        if FAMILIES[self.model].units is None:
             unused["units"] = f"the model is {self.model}, which has no units per stage"
         if ranges.get("clipping") is False:
             unused["clip_factor"] = "clipping=False"
@@ -275,10 +269,8 @@ class SearchSpace:
             if isinstance(value, (bool, str)) or not 0 <= value < 1:
                 raise _bad_range(name, value, "at least 0 and below 1")
         else:
-            recipe = Recipe(name="check", dataset="digits", model=self.model)
+            recipe = Recipe(name="check", dataset="imagenet", model=self.model)
             recipe.replace(norm=self.norm, **{name: value})
-            if name in ("alpha", "units", "width"):
-                describe_network(self.model, norm=self.norm, **{name: value})
 
 
 def recipe_settings(values: Mapping[str, Any], epochs: int) -> dict[str, Any]:

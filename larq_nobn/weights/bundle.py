@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError
 from larq_nobn._files import sha256, write_atomically, write_json
-from larq_nobn.networks import build, describe_network
+from larq_nobn.networks import NetworkSpec, build
 from larq_nobn.weights.arrays import read_npz, write_npz
 from larq_nobn.weights.card import Card, WeightsFile, read_card
 from larq_nobn.weights.packing import (
@@ -260,7 +260,7 @@ forward pass{latent}
 def call_arguments(card: Card) -> str:
     """What to call `create_model` with: the arguments that differ from its defaults."""
     values = asdict(card.network)
-    network = describe_network(values["name"], norm=values["norm"], stem=values["stem"])
+    network = NetworkSpec(values["name"], norm=values["norm"], stem=values["stem"])
     defaults = {**asdict(network), "norm": "free", "stem": "imagenet"}
     differing = [f"{k}={v!r}" for k, v in values.items() if v != defaults[k]]
     return ", ".join([repr(network.name), *differing, f'weights="{card.dataset}"'])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from larq_nobn._errors import UserError
-from larq_nobn.networks import FAMILIES, Network, describe_network
+from larq_nobn.networks import FAMILIES, NetworkSpec
 
 FORMAT = 1
 MAX_CARD_BYTES = 1 << 20
@@ -18,6 +18,8 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.npz")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATASET = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MOST_CLASSES = 100_000
+# What cards do not say unless it differs: they are older than it.
+_LATER = {"units": None, "surrogate": None, "binary_activations": True}
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Card:
             `"full"` (latent weights).
     """
 
-    network: Network
+    network: NetworkSpec
     dataset: str
     classes: tuple[tuple[str, str], ...]
     mean: tuple[float, ...]
@@ -76,18 +78,17 @@ class Card:
     def to_json(self) -> dict[str, Any]:
         """The content of `card.json`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        network = asdict(self.network)
-        if network["units"] is None:
-            del network["units"]
+        network = asdict(self.network).items()
         return {
             "format": FORMAT,
             **values,
-            "network": network,
+            # Older versions of this package refuse what they do not know.
+            "network": {k: v for k, v in network if (k, v) not in _LATER.items()},
             "files": {kind: asdict(file) for kind, file in self.files.items()},
         }
 
 
-def folder_name(network: Network, dataset: str) -> str:
+def folder_name(network: NetworkSpec, dataset: str) -> str:
     """The name of a bundle's folder: what makes it differ from the usual, in words.
 
     Args:
@@ -201,10 +202,9 @@ def _card(content: Any) -> Card:
     )
 
 
-def _network(content: Any) -> Network:
-    # Cards from before networks had a depth, and of the published one, do not say it.
-    content = {"units": None, **content} if isinstance(content, dict) else content
-    values = _entries(content, {f.name for f in fields(Network)}, "network")
+def _network(content: Any) -> NetworkSpec:
+    content = {**_LATER, **content} if isinstance(content, dict) else content
+    values = _entries(content, {f.name for f in fields(NetworkSpec)}, "network")
     for name in ("name", "norm", "stem"):
         _checked(values[name], name, _is_text)
     for name in ("width", "num_classes"):
@@ -220,9 +220,7 @@ def _network(content: Any) -> Network:
     _checked(
         values["units"], "units", lambda v: v is None or (_is_integer(v) and v <= 1000)
     )
-    return describe_network(
-        values.pop("name"), **{**values, "input_shape": tuple(shape)}
-    )
+    return NetworkSpec(values.pop("name"), **{**values, "input_shape": tuple(shape)})
 
 
 def _classes(content: Any, number: int) -> tuple[tuple[str, str], ...]:

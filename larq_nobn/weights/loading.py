@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError
 from larq_nobn.datasets import STATISTICS
-from larq_nobn.networks import Network
+from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights import registry
 from larq_nobn.weights.bundle import load_weights
 from larq_nobn.weights.torch.reading import looks_like_torch
@@ -19,7 +19,7 @@ from larq_nobn.weights.transfer import assign_checked, named_weights, transfer_w
 def load(
     model: tf.keras.Model,
     weights: str | os.PathLike | None,
-    network: Network,
+    network: NetworkSpec,
     include_top: bool,
 ) -> None:
     """Load what `create_model(weights=...)` names into a freshly built model.

@@ -11,9 +11,16 @@ from pathlib import Path
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn.networks import Network
+from larq_nobn.datasets import STATISTICS
+from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights.bundle import CARD, call_arguments, load_weights
-from larq_nobn.weights.card import KINDS, Card, is_dataset_name, read_card
+from larq_nobn.weights.card import (
+    KINDS,
+    Card,
+    folder_name,
+    is_dataset_name,
+    read_card,
+)
 from larq_nobn.weights.sources import Published, open_file, sources
 
 
@@ -26,14 +33,15 @@ def is_name(weights: object) -> bool:
 
 
 def load(
-    model: tf.keras.Model, weights: str, network: Network, include_top: bool
+    model: tf.keras.Model, weights: str, network: NetworkSpec, include_top: bool
 ) -> None:
     """Load published weights into a model.
 
     Args:
         model: The model, freshly built.
-        weights: Name of the dataset; behind it `:full` or `:packed` to choose between
-            latent weights and 1 bit per binary weight, by default the smaller.
+        weights: Name of the dataset, or of a bundle; behind it `:full` or `:packed` to
+            choose between latent weights and 1 bit per binary weight, by default the
+            smaller.
         network: What the model is.
         include_top: Whether the model has a classifier.
 
@@ -41,7 +49,8 @@ def load(
         UserError: If there are none; the error says which there are, and how to get
             more. Also if they are damaged.
     """
-    dataset, _, kind = weights.partition(":")
+    name, _, kind = weights.partition(":")
+    dataset = next((d for d in STATISTICS if folder_name(network, d) == name), name)
     problems: list[str] = []
     missing: UserError | None = None
     for source in sources(problems):
@@ -67,7 +76,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def load_folder(
-    model: tf.keras.Model, folder: Path, network: Network, include_top: bool
+    model: tf.keras.Model, folder: Path, network: NetworkSpec, include_top: bool
 ) -> None:
     """Load the weights of one bundle.
 
@@ -101,7 +110,7 @@ def _load(
     model: tf.keras.Model,
     path: Path,
     card: Card,
-    network: Network,
+    network: NetworkSpec,
     include_top: bool,
 ) -> None:
     body_only = not include_top or network.num_classes != card.network.num_classes
@@ -154,7 +163,9 @@ def list_weights() -> list[Published]:
     return found
 
 
-def _none_published(network: Network, dataset: str, problems: list[str]) -> UserError:
+def _none_published(
+    network: NetworkSpec, dataset: str, problems: list[str]
+) -> UserError:
     found, more = survey()
     problems = list(dict.fromkeys([*problems, *more]))
     published = "; ".join(f"create_model({p.arguments}){_top1(p.card)}" for p in found)

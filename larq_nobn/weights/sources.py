@@ -14,7 +14,7 @@ import tensorflow as tf
 from larq_nobn._errors import UserError
 from larq_nobn._files import write_json
 from larq_nobn._shipped import shipped
-from larq_nobn.networks import Network
+from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights import download
 from larq_nobn.weights.bundle import (
     CARD,
@@ -108,7 +108,9 @@ class Folder:
             except (UserError, OSError) as error:
                 problems.append(str(error))
 
-    def find(self, network: Network, dataset: str, problems: list[str]) -> Found | None:
+    def find(
+        self, network: NetworkSpec, dataset: str, problems: list[str]
+    ) -> Found | None:
         """The bundle for a network."""
         for published in self.survey(problems):
             if answers(published.card, network, dataset):
@@ -162,7 +164,9 @@ class Mirror:
         except UserError as error:
             problems.append(str(error))
 
-    def find(self, network: Network, dataset: str, problems: list[str]) -> Found | None:
+    def find(
+        self, network: NetworkSpec, dataset: str, problems: list[str]
+    ) -> Found | None:
         """The bundle for a network: from the cache, if it is there."""
         name = folder_name(network, dataset)
         try:
@@ -184,7 +188,7 @@ class Mirror:
             return None
         return Found(card, lambda kind, model: self._fetch(card, kind, model))
 
-    def _cached(self, name: str, network: Network, dataset: str) -> Card | None:
+    def _cached(self, name: str, network: NetworkSpec, dataset: str) -> Card | None:
         try:
             card = read_card(self.cache / name / CARD)
         except (UserError, OSError):
@@ -256,7 +260,7 @@ def split_entries(value: str) -> list[str]:
     return [entry.strip() for entry in re.split(separator, value) if entry.strip()]
 
 
-def answers(card: Card, network: Network, dataset: str) -> bool:
+def answers(card: Card, network: NetworkSpec, dataset: str) -> bool:
     """Whether a bundle is the one for a network and a dataset."""
     return card.dataset == dataset and card.network.shares_body_with(network)
 

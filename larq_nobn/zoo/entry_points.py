@@ -1,5 +1,6 @@
 """Named entry points, in the manner of larq-zoo and keras.applications."""
 
+import inspect
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -34,35 +35,32 @@ _DOC = """{title} {norm}.
     """
 
 
+# What they take, in this order; `create_model` has the defaults.
+_ARGUMENTS = (
+    "input_shape",
+    "input_tensor",
+    "weights",
+    "include_top",
+    "num_classes",
+    "classifier_activation",
+    "alpha",
+    "binary_weights",
+    "stem",
+)
+_SIGNATURE = inspect.signature(create_model)
+_SIGNATURE = _SIGNATURE.replace(
+    parameters=[_SIGNATURE.parameters[name] for name in _ARGUMENTS]
+)
+
+
 def _entry_point(stem_name: str, title: str, name: str, norm_name: str) -> Callable:
     suffix, norm = _NORMS[norm_name]
 
-    def build(
-        *,
-        input_shape: tuple[int | None, int | None, int] | None = None,
-        input_tensor: tf.Tensor | None = None,
-        weights: str | None = None,
-        include_top: bool = True,
-        num_classes: int = 1000,
-        classifier_activation: str | Callable | None = "softmax",
-        alpha: float | None = None,
-        binary_weights: bool = True,
-        stem: str = "imagenet",
-    ) -> tf.keras.Model:
-        return create_model(
-            name,
-            norm=norm_name,
-            input_shape=input_shape,
-            input_tensor=input_tensor,
-            weights=weights,
-            include_top=include_top,
-            num_classes=num_classes,
-            classifier_activation=classifier_activation,
-            alpha=alpha,
-            binary_weights=binary_weights,
-            stem=stem,
-        )
+    def build(*args, **kwargs) -> tf.keras.Model:
+        arguments = _SIGNATURE.bind(*args, **kwargs).arguments
+        return create_model(name, norm=norm_name, **arguments)
 
+    build.__signature__ = _SIGNATURE
     build.__name__ = build.__qualname__ = f"{stem_name}{suffix}"
     build.__doc__ = _DOC.format(title=title, norm=norm, name=name, norm_name=norm_name)
     return build

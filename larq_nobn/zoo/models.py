@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from larq_nobn import networks
 from larq_nobn import weights as zoo_weights
-from larq_nobn.networks import FAMILIES, check_tensor, describe_network
+from larq_nobn.networks import FAMILIES, NetworkSpec, check_tensor
 
 
 def list_models() -> list[str]:
@@ -54,8 +54,8 @@ def create_model(
         include_top: Whether to end in pooling and the classifier (the layer
             `"classifier"`); the last feature map otherwise.
         classifier_activation: Activation on top; `None` gives logits.
-        weights: `None` for random initialization, the name of a dataset for published
-            weights, or the path of a weights file or saved model.
+        weights: `None` for random initialization, the name of a dataset or of a bundle
+            for published weights, or the path of a weights file or saved model.
         width: Channels of the first stage, for smaller or larger networks.
         units: Residual units in each stage, for shallower or deeper networks; by
             default the published plan. Only the networks on the ResNet plan take it.
@@ -77,7 +77,7 @@ def create_model(
     """
     if input_tensor is not None:
         input_tensor, input_shape = check_tensor(input_tensor, input_shape)
-    network = describe_network(
+    network = NetworkSpec(
         name,
         norm=norm,
         binary_weights=binary_weights,
@@ -88,14 +88,14 @@ def create_model(
         units=units,
         input_shape=input_shape,
         num_classes=num_classes,
+        surrogate=surrogate,
+        binary_activations=binary_activations,
     )
     model = networks.build(
         network,
         input_tensor=input_tensor,
         include_top=include_top,
         classifier_activation=classifier_activation,
-        surrogate=surrogate,
-        binary_activations=binary_activations,
     )
     zoo_weights.load(model, weights, network, include_top)
     return model

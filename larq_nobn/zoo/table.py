@@ -3,7 +3,7 @@
 import tensorflow as tf
 from larq.models import ModelProfile
 
-from larq_nobn.networks import FAMILIES, build, describe_network
+from larq_nobn.networks import FAMILIES, NetworkSpec, build
 
 HEADER = [
     "model",
@@ -31,7 +31,7 @@ def model_table() -> list[list[str]]:
     for name, family in FAMILIES.items():
         for stem, num_classes in (("imagenet", 1000), ("cifar", 10)):
             for norm in family.norms:
-                network = describe_network(
+                network = NetworkSpec(
                     name, norm=norm, stem=stem, num_classes=num_classes
                 )
                 profile = ModelProfile(build(network))

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from larq_nobn import UserError, zoo
-from larq_nobn.networks import FAMILIES, MobileNet, describe_network
+from larq_nobn.networks import FAMILIES, MobileNet, NetworkSpec
 from larq_nobn.networks.blocks import mobile_betas, stage_betas
 from larq_nobn.optimizers import AdaptiveGradientClipping
 
@@ -165,7 +165,7 @@ def test_units_set_the_depth(tiny):
     model = tiny(units=3)
     names = {layer.name for layer in model.layers if layer.name.endswith("_add")}
     assert names == {f"stage{i}_unit{j}_add" for i in (1, 2) for j in (1, 2, 3)}
-    describe = describe_network
+    describe = NetworkSpec
     assert describe("reactnet18", units=4) == describe("reactnet18")
     assert describe("reactnet34", units=6) != describe("reactnet34")
 

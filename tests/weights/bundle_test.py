@@ -7,7 +7,7 @@ import pytest
 from small import FOLDER, SMALL, small_card, small_model
 
 from larq_nobn import UserError, zoo
-from larq_nobn.networks import describe_network
+from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights import bundle
 from larq_nobn.weights.arrays import read_npz, write_npz
 from larq_nobn.weights.bundle import (
@@ -95,7 +95,7 @@ def test_existing_bundle_is_replaced_only_on_demand(own):
 def test_step_1_has_nothing_to_pack(tmp_path):
     arguments = {**SMALL, "binary_weights": False}
     model = zoo.create_model(**arguments)
-    card = dataclasses.replace(small_card(), network=describe_network(**arguments))
+    card = dataclasses.replace(small_card(), network=NetworkSpec(**arguments))
     folder = write_bundle(model, card, tmp_path, full=False)
     assert list(read_card(folder / "card.json").files) == ["full"]
     loaded = zoo.create_model(**arguments, weights=folder)

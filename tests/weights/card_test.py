@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from larq_nobn import UserError
 from larq_nobn.datasets import class_names
-from larq_nobn.networks import describe_network
+from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights.card import (
     MAX_CARD_BYTES,
     Card,
@@ -19,7 +19,7 @@ from larq_nobn.weights.card import (
 )
 
 CARD = Card(
-    network=describe_network("reactnet18", stem="cifar", num_classes=10),
+    network=NetworkSpec("reactnet18", stem="cifar", num_classes=10),
     dataset="cifar10",
     classes=class_names("cifar10"),
     mean=(0.1, 0.2, 0.3),
@@ -42,11 +42,13 @@ def test_round_trip(tmp_path):
     assert parse(CARD.to_json()) == CARD
     (tmp_path / "card.json").write_text(json.dumps(CARD.to_json()))
     assert read_card(tmp_path / "card.json") == CARD
-    # Older versions read cards of the published depth.
-    assert "units" not in CARD.to_json()["network"]
-    shallow = describe_network("reactnet18", stem="cifar", num_classes=10, units=2)
-    card = dataclasses.replace(CARD, network=shallow)
-    assert parse(card.to_json()) == card
+    # Older versions read cards of what they know.
+    later = {"units": 2, "surrogate": "ste_sign", "binary_activations": False}
+    assert not set(CARD.to_json()["network"]) & set(later)
+    for name, value in later.items():
+        other = dataclasses.replace(CARD.network, **{name: value})
+        card = dataclasses.replace(CARD, network=other)
+        assert parse(card.to_json()) == card
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_round_trip(tmp_path):
     ],
 )
 def test_folder_name(arguments, dataset, expected):
-    assert folder_name(describe_network(**arguments), dataset) == expected
+    assert folder_name(NetworkSpec(**arguments), dataset) == expected
 
 
 def changed(path: str, value) -> dict:

@@ -11,7 +11,7 @@ from small import liuzechun, random_state, small_card
 from larq_nobn import UserError, zoo
 from larq_nobn.cli import main
 from larq_nobn.datasets import class_names
-from larq_nobn.networks import describe_network
+from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights.bundle import readme
 from larq_nobn.weights.card import read_card
 from larq_nobn.weights.torch import importing, reading
@@ -150,7 +150,7 @@ def test_imported_weights_load(state, save, tmp_path):
 
 
 def test_floatx_is_put_back(state, save, tmp_path):
-    network = describe_network("reactnet18", **CIFAR)
+    network = NetworkSpec("reactnet18", **CIFAR)
     broken = {**state, "fc.bias": state["fc.bias"] * np.nan}
     with pytest.raises(UserError, match="must be finite"):
         check_against_oracle(network, broken)
@@ -178,7 +178,7 @@ def test_wrong_variants_compute_something_else(state, variant):
 
 def test_network_that_computes_something_else(state):
     """A zero weight: PyTorch's sign of it is 0, Larq's 1."""
-    network = describe_network("reactnet18", norm="none", **CIFAR)
+    network = NetworkSpec("reactnet18", norm="none", **CIFAR)
     without = {k: v for k, v in state.items() if not k.endswith("gain")}
     check_against_oracle(network, without)
     kernel = without["layer1.0.binary_conv.weight"].copy()

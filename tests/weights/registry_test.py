@@ -10,7 +10,7 @@ from small import FOLDER, SMALL, small_card, small_model
 
 from larq_nobn import UserError, zoo
 from larq_nobn.cli import main
-from larq_nobn.networks import describe_network
+from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights import loading, sources
 from larq_nobn.weights.sources import split_entries
 
@@ -35,7 +35,7 @@ def shared_model():
 
 def load(weights="cifar10", include_top=True, **changes):
     """What `create_model` does with `weights`, once it has built the network."""
-    network = describe_network(**{**SMALL, **changes})
+    network = NetworkSpec(**{**SMALL, **changes})
     loading.load(shared_model(), weights, network, include_top)
     return shared_model()
 

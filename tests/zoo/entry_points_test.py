@@ -19,7 +19,7 @@ ENTRY_POINTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("entry_point", ENTRY_POINTS)
 def test_entry_points(entry_point, monkeypatch):
-    """Each hands all of its arguments on, and names no other defaults."""
+    """Each hands all of its arguments on, and has no defaults of its own."""
     build = getattr(zoo, entry_point)
     assert build.__name__ == entry_point
     name, norm = ENTRY_POINTS[entry_point]
@@ -38,9 +38,12 @@ def test_entry_points(entry_point, monkeypatch):
         lambda *args, **kwargs: calls.append((args, kwargs)),
     )
     build()
+    for wrong in ({"depth": 18}, {"norm": "batch"}):
+        with pytest.raises(TypeError, match="unexpected keyword argument"):
+            build(**wrong)
     given = {key: object() for key in defaults}
     build(**given)
     assert calls == [
-        ((name,), {**defaults, "norm": norm}),
+        ((name,), {"norm": norm}),
         ((name,), {**given, "norm": norm}),
     ]

@@ -13,7 +13,7 @@ import larq_nobn
 from larq_nobn._errors import UserError, one_of
 from larq_nobn._files import sha256
 from larq_nobn.datasets import STATISTICS, class_names
-from larq_nobn.networks import FAMILIES, Network, build, describe_network
+from larq_nobn.networks import FAMILIES, NetworkSpec, build
 from larq_nobn.weights.bundle import write_bundle
 from larq_nobn.weights.card import Card
 from larq_nobn.weights.sources import cache_folder
@@ -208,7 +208,7 @@ def _network(
     name: str,
     stem: str | None,
     **arguments: Any,
-) -> Network:
+) -> NetworkSpec:
     """The network that the checkpoint says it is, before it is checked to be it."""
     mobile = name.endswith("_a")
     first = state.get("feature.0.conv1.weight" if mobile else "conv1.weight")
@@ -234,7 +234,7 @@ def _network(
             "on."
         )
     size = {"imagenet": 224, "digits": 8}.get(dataset, 32)
-    return describe_network(
+    return NetworkSpec(
         name,
         stem=stem,
         width=width,
@@ -245,7 +245,7 @@ def _network(
     )
 
 
-def check_against_oracle(network: Network, state: Mapping[str, np.ndarray]) -> None:
+def check_against_oracle(network: NetworkSpec, state: Mapping[str, np.ndarray]) -> None:
     """Check that our network computes what the checkpoint's own code would.
 
     Args:
@@ -256,7 +256,7 @@ def check_against_oracle(network: Network, state: Mapping[str, np.ndarray]) -> N
         UserError: If it does not.
     """
     # Twice the strides: on 1×1 maps only the middle of a kernel would count.
-    size = 2 * network.family.stride(network.stem)
+    size = 2 * network.plan.stride(network.stem)
     shape = (size, size, network.input_shape[-1])
     images = np.random.default_rng(0).standard_normal((2, *shape))
     with _float64():
