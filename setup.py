@@ -21,7 +21,7 @@ tensorflow = [
     "tf_keras>=2.19,<2.20; python_version >= '3.12'",
 ]
 # What larq-zoo's protobuf and Larq's numpy leave of packages that others ask for. pip
-# tries every release of them otherwise: minutes, with Python 3.10's own pip hours.
+# tries releases of them one by one otherwise, and Python 3.10's own downloads each.
 settled = [
     "protobuf>=3.20.3,<3.21",
     "tensorflow-metadata>=1.13,<1.15",

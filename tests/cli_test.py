@@ -99,6 +99,7 @@ def test_evaluate_prints_what_the_model_does(digits_model, capsys):
     assert "on 360 test images of digits" in printed
 
 
+@pytest.mark.slow
 def test_evaluate_needs_a_data_set(digits_model, capsys):
     assert main(["evaluate", str(digits_model)]) == 2
     assert "--data must name the data set" in one_line(capsys)

@@ -130,6 +130,7 @@ def test_inspect(saved, tmp_path, capsys):
     assert "before folding 0." in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -178,6 +179,7 @@ def test_bad_input_is_one_line(saved, tmp_path, capsys, arguments, error):
     assert "Fix: " in captured
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_not_written(saved, tmp_path, monkeypatch, capsys):
     other = network("reactnet18", "none", input_shape=(8, 8, 1), num_classes=10)
     content = deploy.convert(other)

@@ -69,6 +69,7 @@ def test_other_targets(name, target):
     assert result.passed, str(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", deploy.TARGETS)
 @pytest.mark.parametrize(
     ("size", "kernel", "arguments"),
@@ -165,6 +166,7 @@ def test_half_precision_is_refused():
         deploy.convert(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["arm", "tflite"])
 def test_operators_that_tflite_does_not_have(target):
     def orthogonal(x):
@@ -252,6 +254,7 @@ def test_check_traces_flipped_signs(exported):
     ensure_explained(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["free", "batch", "none"])
 def test_sums_of_zero_count_as_positive_everywhere(norm):
     """XNOR-Net without batch norm: binary sums that are 0, right in front of a sign."""
@@ -266,6 +269,7 @@ def test_sums_of_zero_count_as_positive_everywhere(norm):
     assert not any(flips.first for flips in first)
 
 
+@pytest.mark.slow
 def test_signs_of_normalized_sums_are_exact():
     """Thresholds nearer to a whole number than a sum in float32 can place them."""
     norm = tf.keras.layers.BatchNormalization()
@@ -303,6 +307,7 @@ def test_multipliers_that_round_well():
 # ---------------------------------------------------------------- smaller kernels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("float_weights", ["float16", "int8"])
 def test_rounded_kernels(exported, float_weights):
     model, exact, images = exported
@@ -316,6 +321,7 @@ def test_rounded_kernels(exported, float_weights):
     assert relative(deploy.Runner(small).predict(images), model(images)) < 0.5
 
 
+@pytest.mark.slow
 def test_rounded_kernels_of_plain_tflite():
     model = functional(
         layers.ScaledWSConv2D(24, 3, strides=2, padding="symmetric"),
@@ -359,6 +365,7 @@ def _widen(file, tensor):
     return values * scale.reshape(-1, *[1] * (values.ndim - 1))
 
 
+@pytest.mark.slow
 def test_binary_kernels_on_real_activations_are_small_and_exact(exported):
     model, content, _ = exported
     file = Flatbuffer(content)
@@ -394,6 +401,7 @@ def test_weights_are_aligned(exported):
     assert all(start % 16 == 0 for start in starts)
 
 
+@pytest.mark.slow
 def test_compacting_twice_changes_nothing(exported):
     _, content, _ = exported
     assert kinds(compact(content)) == kinds(content)

@@ -105,12 +105,14 @@ def random_graph(seed):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("seed", range(20))
 def test_random_graphs_fold_exactly(seed):
     assert_same(random_graph(seed), target=list(TARGETS)[seed % 3])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("size", [(9, 9), (8, 8), (7, 10), (2, 3), (1, 2)])
@@ -137,6 +139,7 @@ def test_mixed_paddings(size, target):
     assert_same(model, target)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("target", TARGETS)
 def test_windows_that_skip_the_end(target):

@@ -100,6 +100,7 @@ def test_folding_saves_multiplications(exported):
     assert before > 1.8 * report.total("multiplications")
 
 
+@pytest.mark.slow
 def test_blocks_before_and_after(exported):
     model, content = exported
     before = inspection.blocks_before(model)
@@ -164,6 +165,7 @@ def test_header_names(exported, name):
         deploy.c_header(exported[1], name)
 
 
+@pytest.mark.slow
 def test_damaged_files_never_end_in_a_traceback(exported):
     """Whatever bytes are overwritten, the answer is a report or one clear error."""
     _, content = exported

@@ -63,6 +63,7 @@ def _images(dtype="float64"):
     return (tf.constant(rng.normal(size=(2, n, n, 4)), dtype) for n in (8, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     "kwargs",
@@ -113,6 +114,7 @@ def _network(name, **kwargs):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("name", "kwargs"), NETWORKS)
 def test_networks_train_alike_in_every_mode(name, kwargs):
@@ -134,6 +136,7 @@ def test_networks_train_alike_in_every_mode(name, kwargs):
     assert len(plan.sums) == is_free * len(convolutions)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("graph", [True, False])
 def test_every_intermediate_activation_has_its_gradient(graph):

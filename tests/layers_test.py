@@ -567,6 +567,7 @@ def test_rsign_as_input_quantizer_trains(layer):
     assert np.all(bias.numpy() != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*mixed_float16.*")
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_trains(policy):

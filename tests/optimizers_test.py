@@ -333,6 +333,7 @@ def test_ema_of_the_inner_optimizer():
     _assert_same(averaged.get_weights(), expected, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kwargs", [{"jit_compile": True}, {"steps_per_execution": 2}], ids=str
 )
@@ -392,6 +393,7 @@ def _with_decay(model) -> AdaptiveGradientClipping:
     return _clipping(model, decay, track_clipping=True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*mixed_float16.*")
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_two_replicas_equal_one(policy):

@@ -34,6 +34,7 @@ def test_moments_are_those_of_the_activations(images):
     assert rows[5]["mean_squared"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_bn_free_stays_in_check_where_plain_runs_away(images):
     def spread(norm):
         rows = probes.signal_propagation(tiny(norm, width=16), images)
@@ -70,6 +71,7 @@ def test_models_without_blocks_are_refused(images):
         probes.signal_propagation(model, images)
 
 
+@pytest.mark.slow
 def test_drawing(images, tmp_path):
     measured = {
         norm: probes.signal_propagation(tiny(norm), images) for norm in ("free",)

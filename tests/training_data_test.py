@@ -172,6 +172,7 @@ def imagenet_folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_imagenet_from_class_folders(imagenet_folder):
     images = open_imagenet(str(imagenet_folder))
     assert images.train_size == 3

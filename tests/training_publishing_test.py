@@ -63,6 +63,7 @@ def run(finished, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_publish(run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "zoo"
     assert main(["publish", str(run), "--out", str(out)]) == 0

@@ -247,6 +247,7 @@ def test_unchanged_keras_tuner_code(tuner_name, digits, tmp_path):
         assert any("tuner/trial_id" in t.hyperparameters.values for t in trials)
 
 
+@pytest.mark.slow
 def test_fit_trains_in_two_steps(digits, tmp_path):
     (x, y), test = digits
     fixed = {**FIXED, "step1_share": 0.5, "learning_rate": 1e-3}

@@ -253,6 +253,7 @@ def test_without_top(tiny, name, channels):
     assert "classifier" not in [layer.name for layer in model.layers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "tiny_a"])
 def test_images_of_any_size(tiny, name):
     model = tiny(name, input_shape=(None, None, 3), include_top=False)
@@ -302,6 +303,7 @@ def test_numbers_of_numpy(tiny):
     tf.keras.models.model_from_json(model.to_json())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*mixed_float16.*")
 @pytest.mark.parametrize("norm", ["free", "batch"])
 @pytest.mark.parametrize(
@@ -352,6 +354,7 @@ def _gradients_of(model, x, loss_of_logits):
     return logits.numpy(), [g.numpy() for g in gradients]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["tiny", "tiny_a"])
 @pytest.mark.parametrize("norm", ["free", "batch"])
@@ -437,6 +440,7 @@ def _assert_same_weights(actual, expected):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "norm", "file"),
     [

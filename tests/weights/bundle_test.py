@@ -65,6 +65,7 @@ def test_readme_of_weights_without_a_licence(tmp_path):
     assert "must not be passed on" in bundle.readme(card)
 
 
+@pytest.mark.slow
 def test_same_model_makes_same_files(bundles, tmp_path):
     write_bundle(small_model(), small_card(), tmp_path)
     for name in ("packed.npz", "full.npz", "card.json", "README.md"):
@@ -72,6 +73,7 @@ def test_same_model_makes_same_files(bundles, tmp_path):
         assert (tmp_path / FOLDER / name).read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_existing_bundle_is_replaced_only_on_demand(own):
     out = own.parent
     with pytest.raises(UserError, match="which exists.*--overwrite"):
@@ -126,6 +128,7 @@ def test_damaged_files(own, kind):
             verify(file, card.files[kind])
 
 
+@pytest.mark.slow
 def test_file_of_another_network(bundles):
     model = zoo.create_model(**{**SMALL, "name": "abnet18"})
     # The names are the same, but not all shapes would be, were it wider.

@@ -111,6 +111,7 @@ def test_import(case, save, tmp_path):
     assert set(card.files) == kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "name", "dataset", "expected"),
     [
@@ -157,6 +158,7 @@ def test_floatx_is_put_back(state, save, tmp_path):
     assert tf.keras.mixed_precision.global_policy().name == "float32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
     [
@@ -191,6 +193,7 @@ def changed(state, **changes):
     return {key: v for key, v in {**state, **renamed}.items() if v is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [

@@ -61,6 +61,7 @@ _MISFITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["m.keras", "m.h5", "w.h5"])
 @pytest.mark.parametrize(("other", "problem"), _MISFITS.values(), ids=_MISFITS)
 def test_weights_that_do_not_fit(tiny, file, other, problem, tmp_path):
@@ -71,6 +72,7 @@ def test_weights_that_do_not_fit(tiny, file, other, problem, tmp_path):
         tiny(**{"name": "one_unit", **other}, weights=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("other", "problem"), _MISFITS.values(), ids=_MISFITS)
 def test_nameless_weights_that_do_not_fit(tiny, other, problem, tmp_path):
     """Files without the layers' names: Keras would load some of these, in part."""

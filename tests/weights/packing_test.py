@@ -66,6 +66,7 @@ def effective(layer):
     return kernel * layer.gain.numpy() if hasattr(layer, "gain") else kernel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_same_forward_pass(kind):
     arguments = {**SMALL, **NETWORKS[kind]}
@@ -162,6 +163,7 @@ def test_half_precision_classifier():
     np.testing.assert_allclose(model(images), expected, rtol=0.01, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_size(tmp_path):
     """ReActNet-A's is checked end to end."""
     model = build(name="reactnet18", stem="cifar", num_classes=10)

@@ -16,6 +16,7 @@ ENTRY_POINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry_point", ENTRY_POINTS)
 def test_entry_points(entry_point, monkeypatch):
     """Each hands all of its arguments on, and has no defaults of its own."""
