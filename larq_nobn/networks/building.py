@@ -39,8 +39,7 @@ def build(
         x = _head(x, network.num_classes, classifier_activation)
     if input_tensor is not None:
         image = tf.keras.utils.get_source_inputs(image)
-from larq_nobn.models import FusedModel
-    return tf.keras.Model(image, x, name=_model_name(network.name, network.norm))
+    return FusedModel(image, x, name=_model_name(network.name, network.norm))
 
 
 def name_and_norm(model: tf.keras.Model) -> tuple[str, str] | None:
