@@ -9,6 +9,7 @@ import tensorflow as tf
 # must not have one: our QuantConv2D would replace Larq's in every saved Larq model.
 _BY_BARE_NAME = (
     lq.quantizers.Quantizer,
+    tf.keras.Model,
     tf.keras.constraints.Constraint,
     tf.keras.optimizers.Optimizer,
 )
@@ -17,9 +18,10 @@ _BY_BARE_NAME = (
 def register(cls: type) -> type:
     """Register a class, so that models save and load without `custom_objects`.
 
-    Under the package's name, as Keras wants it; quantizers, constraints and optimizers
-    under their own, too. A layer's `call` is plain Python, which Keras need not convert
-    to a graph's control flow: building a network takes a quarter less without.
+    Under the package's name, as Keras wants it; models, quantizers, constraints and
+    optimizers under their own, too. A layer's `call` is plain Python, which Keras need
+    not convert to a graph's control flow: building a network takes a quarter less
+    without.
     """
     if "call" in vars(cls) and issubclass(cls, tf.keras.layers.Layer):
         signature = inspect.signature(cls.call)

@@ -35,19 +35,21 @@ class FusedModel(tf.keras.Model):
         >>> model = FusedModel(image, my_layers(image))
     """
 
-    def __init__(self, inputs, outputs, **kwargs):
-        super().__init__(inputs, outputs, **kwargs)
-        # In a namespace, so that Keras does not take it for a part of the network.
-        self._fusion = SimpleNamespace(plan=None)
-
     def call(self, inputs, training=None, mask=None):
         """Run the network; the arguments are Keras's."""
         is_training = isinstance(training, bool | int) and bool(training)
         if not is_training or mask is not None or not ops.is_fast():
             return super().call(inputs, training=training, mask=mask)
-        if self._fusion.plan is None:
-            self._fusion.plan = _Plan.of(self)
-        return run_functional(self, inputs, _Run(self._fusion.plan))
+        return run_functional(self, inputs, _Run(self.fusion_plan))
+
+    @property
+    def fusion_plan(self) -> "_Plan":
+        """Which layers are one function."""
+        if not hasattr(self, "_fusion"):
+            # In a namespace, so that Keras does not take it for a part of the network.
+            # Not made by a constructor: with one, Keras would not save the layers.
+            self._fusion = SimpleNamespace(plan=_Plan.of(self))
+        return self._fusion.plan
 
 
 @dataclass(frozen=True, eq=False)

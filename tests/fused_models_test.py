@@ -86,7 +86,7 @@ def test_results_and_gradients_are_the_layers(kwargs):
     ):
         for a, b in zip(*map(tf.nest.flatten, (ours, theirs)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
-    assert len(model._fusion.plan.units) == 2
+    assert len(model.fusion_plan.units) == 2
 
 
 NETWORKS = [
@@ -129,7 +129,7 @@ def test_networks_train_alike_in_every_mode(name, kwargs):
     for a, b in zip(*map(tf.nest.flatten, results), strict=True):
         scale = np.max(np.abs(a)) or 1.0
         np.testing.assert_allclose(b / scale, a / scale, rtol=0, atol=1e-9)
-    plan = model._fusion.plan
+    plan = model.fusion_plan
     convolutions = [x for x in model.layers if getattr(x, "input_quantizer", None)]
     assert len(plan.unit_of) == len(convolutions) > 0
     is_free = kwargs.get("norm", "free") == "free"
@@ -221,7 +221,7 @@ def test_layers_that_do_more_stay_by_themselves():
     model = FusedModel(image, x)
     images = tf.constant(rng.normal(size=(2, 4, 4, 4)), "float32")
     tf.function(model)(images, training=True)
-    assert len(model._fusion.plan.units) == 1
+    assert len(model.fusion_plan.units) == 1
     assert len(model.losses) == 1
 
 

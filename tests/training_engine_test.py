@@ -15,7 +15,8 @@ import larq_nobn
 from larq_nobn import UserError, zoo
 from larq_nobn.cli import main
 from larq_nobn.networks import FAMILIES, ResNet
-from larq_nobn.training import data, load_recipe, publish_run, train
+from larq_nobn.saving import load_model
+from larq_nobn.training import data, engine, load_recipe, publish_run, train
 from larq_nobn.training.checkpoint import Checkpoint, load_latest, save_checkpoint
 from larq_nobn.training.distribution import make_strategy
 from larq_nobn.training.engine import build_trainer, decayed_variables
@@ -200,6 +201,25 @@ def test_weights_of_another_network_are_refused(recipe, bundle):
 def test_weights_are_for_the_first_step(recipe, bundle):
     other = recipe.replace(weights=str(bundle), step1_epochs=1)
     assert np.isfinite(build_trainer(other, "step2").get_weights()[0]).all()
+
+
+def test_averages_of_step_2_start_from_step_1(recipe, tmp_path, monkeypatch):
+    """Its one epoch, of a linear schedule, changes nothing: nor must its average."""
+    started = {}
+
+    def assign(variables, values, what):
+        if what == "The weights of step 1":
+            started.update(values)
+        assign_checked(variables, values, what)
+
+    assign_checked = engine.assign_checked
+    monkeypatch.setattr(engine, "assign_checked", assign)
+    recipe = recipe.replace(ema=0.5, step1_epochs=2, epochs=1, schedule="linear")
+    train(recipe, tmp_path, verbose=False)
+    model = load_model(tmp_path / "model.keras")
+    assert started
+    for name, variable in named_weights(model).items():
+        np.testing.assert_allclose(variable, started[name], rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow

@@ -291,6 +291,7 @@ class _Run:
             self._restore(model, checkpoint)
         elif step == "step2" and state.history["step1"]:
             assign_checked(named_weights(model), self.best, "The weights of step 1")
+            model.start_averages()
         while state.epoch < recipe.epochs_of(step):
             self._epoch(model, index)
         if index + 1 == len(STEPS):

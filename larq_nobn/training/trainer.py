@@ -111,6 +111,12 @@ class Trainer(FusedModel):
         self.compiled_loss(y, logits)
         return self.compute_metrics(x, y, logits, None)
 
+    def start_averages(self) -> None:
+        """Let the moving averages start from the weights as they are now."""
+        variables = self.trainable_variables
+        for average, variable in zip(self.averages, variables, strict=False):
+            average.assign(variable)
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Use the moving averages in place of the weights, if there are any."""
