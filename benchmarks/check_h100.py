@@ -2,9 +2,10 @@
 
     python benchmarks/check_h100.py DIR
 
-Finds what NVIDIA's plugin refuses (an opcode that its serialization does not know, say),
-and counts the convolutions that became cuDNN's. Says nothing of speed. `make check-h100`
-sets up what it needs, jax with its CUDA plugin; `h100.txtpb` describes the device.
+Finds what NVIDIA's plugin refuses (an opcode that its serialization does not know,
+say), and counts the convolutions that became cuDNN's. Says nothing of speed. `make
+check-h100` sets up what it needs, jax with its CUDA plugin; `h100.txtpb` describes the
+device.
 """
 
 import gzip
@@ -18,7 +19,6 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = "--xla_allow_excess_precision=false"
 import jax
 import jax_plugins.xla_cuda13 as plugin
-from jax._src import xla_bridge
 from jax._src.interpreters import mlir
 from jax.experimental import topologies
 from jaxlib import _jax, xla_client
@@ -35,7 +35,6 @@ def load_runner(folder: Path):
 def h100():
     # It asks for a driver, which compiling does not need.
     plugin._check_cuda_versions = lambda *_, **__: None
-    xla_bridge.discover_pjrt_plugins()
     target = Path(__file__).with_name("h100.txtpb").read_text()
     topology = topologies.get_topology_desc(
         platform="cuda", target_config=target, topology="1x1x1"
@@ -63,10 +62,8 @@ def main(folder: Path) -> int:
     for name, entry in description["programs"].items():
         began = time.monotonic()
         try:
-            compiled = compile_for(
-                device,
-                gzip.decompress((folder / entry["file"]["name"]).read_bytes()),
-            )
+            packed = (folder / entry["file"]["name"]).read_bytes()
+            compiled = compile_for(device, gzip.decompress(packed))
         except (RuntimeError, ValueError) as error:
             failed.append(name)
             print(f"{name}: refused: {str(error).splitlines()[0]}", flush=True)

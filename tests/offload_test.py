@@ -14,7 +14,9 @@ from larq_nobn import UserError
 from larq_nobn.cli import main
 from larq_nobn.training import Recipe, data, load_recipe, xla_runner
 from larq_nobn.training.offload import offload
+from larq_nobn.zoo.card import read_card
 from larq_nobn.zoo.models import FAMILIES, ResNet
+from larq_nobn.zoo.publishing import publish_run
 
 RECIPE_FILE = Path(__file__).parent / "tiny_recipe.py"
 SETTINGS = {"epochs": 6, "learning_rate": 4e-3, "clip_factor": 0.1, "limit": None}
@@ -207,6 +209,10 @@ def test_what_comes_back_finishes_the_run(rehearsed, recipe, copy, tmp_path, cap
     assert command(copy, "--resume", name="train") == 0
     assert "after step 2" in capsys.readouterr().out
     assert "The run is complete" in offload(recipe, copy)
+    bundle = publish_run(copy, tmp_path / "zoo", full=False)
+    card = read_card(bundle / "card.json")
+    assert card.metrics["top1"] == pytest.approx(result["top1"]["step2"])
+    assert card.versions["device"] == "cpu"
 
 
 @jax_environments.needs_older
