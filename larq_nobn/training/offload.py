@@ -14,15 +14,18 @@ from larq_nobn.training.recipe import Recipe
 from larq_nobn.training.xla_export import export
 from larq_nobn.zoo.weights import assign_checked, named_weights
 
-# What the exported programs cannot do, and why; every other field is honoured.
+# What the exported programs cannot do, why, and what can be had; every other field is
+# honoured.
 _REFUSED = {
-    "dataset": (lambda value: value == "imagenet", "holds its images in the device"),
-    "mixup": (bool, "has no mixup (XLA has no gamma distribution)"),
-    "cutmix": (bool, "has no CutMix (XLA has no gamma distribution)"),
-    "precision": (lambda value: value == "mixed_float16", "does not scale its loss"),
+    "dataset": ("imagenet".__eq__, "holds its images in the device's memory", ""),
+    "mixup": (bool, "has no mixup (XLA has no gamma distribution)", "mixup=0, or "),
+    "cutmix": (bool, "has no CutMix (XLA has no gamma distribution)", "cutmix=0, or "),
+    "precision": (
+        "mixed_float16".__eq__,
+        "does not scale its loss",
+        "precision=mixed_bfloat16, or ",
+    ),
 }
-_INSTEAD = {"dataset": "", "mixup": "mixup=0", "cutmix": "cutmix=0"}
-_INSTEAD["precision"] = "precision=mixed_bfloat16"
 
 
 def offload(
@@ -76,10 +79,9 @@ def offload(
 
 
 def _check(recipe: Recipe, part_mb: float) -> None:
-    for name, (is_refused, why) in _REFUSED.items():
+    for name, (is_refused, why, instead) in _REFUSED.items():
         value = getattr(recipe, name)
         if is_refused(value):
-            instead = _INSTEAD[name] and f"{_INSTEAD[name]}, or "
             raise UserError(
                 f"An exported training {why}. Received: {name}={value!r}. Fix: "
                 f"{instead}train it with larq-nobn train."

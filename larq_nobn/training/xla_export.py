@@ -94,8 +94,7 @@ def train_epoch(model: Trainer, recipe: Recipe, images: data.Images):
             )
             x = data.normalize(x, images.name)
             y = tf.one_hot(tf.gather(labels, index), classes)
-            with for_accelerators():
-                loss, logits = model.update(x, y)
+            loss, logits = model.update(x, y)
             losses += tf.cast(loss, tf.float64)
             hits = tf.equal(tf.argmax(logits, 1), tf.argmax(y, 1))
             correct += tf.reduce_mean(tf.cast(hits, tf.float32))
@@ -119,10 +118,9 @@ def test_images(model: Trainer, recipe: Recipe, images: data.Images):
 
     def test(x, y):
         x, y = data.normalize(x, images.name), tf.one_hot(y, classes)
-        with for_accelerators():
-            logits = model(x, training=False)
-            if recipe.flip_test:
-                logits = (logits + model(x[:, :, ::-1], training=False)) / 2
+        logits = model(x, training=False)
+        if recipe.flip_test:
+            logits = (logits + model(x[:, :, ::-1], training=False)) / 2
         loss = tf.keras.losses.categorical_crossentropy(
             y, logits, from_logits=True, label_smoothing=recipe.label_smoothing
         )
@@ -161,7 +159,8 @@ def serialize(function, arguments: list[tf.TensorSpec]) -> tuple[bytes, dict[str
         result and the parameter that it replaces, and `convolutions`, their number by
         type.
     """
-    compiled = function.experimental_get_compiler_ir(*arguments)
+    with for_accelerators():  # It traces here.
+        compiled = function.experimental_get_compiler_ir(*arguments)
     module = hlo_pb2.HloModuleProto.FromString(compiled(stage="hlo_serialized"))
     kinds = collections.Counter()
     for computation in module.computations:
@@ -189,7 +188,8 @@ class _Programs:
         self.entries: dict[str, dict] = {}
         self.fixed: dict[str, np.ndarray] = {}
         self._names: dict[int, str] = {}
-        self._alive = []
+        # So that no other takes the identity of one of these.
+        self._handles: list[tf.Tensor] = []
 
     def add(self, name: str, function, arguments: list, model: Trainer) -> None:
         program, entry = serialize(function, arguments)
@@ -203,7 +203,7 @@ class _Programs:
                 known = f"fixed/{len(self.fixed)}"
                 self.fixed[known] = values.get(id(handle), handle).numpy()
                 self._names[id(handle)] = known
-                self._alive.append(handle)
+                self._handles.append(handle)
             captured.append(known)
         written = {captured[p - len(arguments)] for _, p in entry["aliases"]}
         if written & set(self.fixed):

@@ -391,7 +391,8 @@ class Network:
             name: name.replace("model/", "average/", 1) if name in averages else name
             for name in self.initial
         }
-        return {name: np.asarray(self.state[source[name]]) for name in self.initial}
+        # Copies: a later epoch may take the memory.
+        return {name: np.array(self.state[source[name]]) for name in self.initial}
 
 
 class Run:
