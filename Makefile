@@ -28,7 +28,7 @@ READY := $(VENV)/.$(LOCK)-py$(VERSION)
 OUT ?= runs/demo
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo quick test lint wheel docs docs-plots clean
+.PHONY: demo quick test lint wheel docs docs-plots check-h100 clean
 
 demo: $(READY)
 	$(BIN)/larq-nobn demo --out $(OUT)
@@ -60,12 +60,33 @@ $(READY): requirements/$(LOCK).txt setup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-# The exported train step runs under jax, which cannot share TensorFlow's packages.
-$(VENV)/.jax: $(READY) requirements/jax.txt
+# Compiles an exported training for an H100 where there is none; FOLDER is one that
+# larq-nobn offload wrote, by default of a small network.
+check-h100: $(VENV)/.h100
+	@test -n "$(FOLDER)" || test -e build/h100/description.json || \
+		$(BIN)/larq-nobn offload training/digits_reactnet18.py --out build/h100 --set precision=mixed_bfloat16
+	$(VENV)/h100/bin/python benchmarks/check_h100.py $(or $(FOLDER),build/h100)
+
+# Exported trainings run under jax, which cannot share TensorFlow's packages: under an
+# older one, and a newer one where Python 3.12 is.
+JAX312 = for p in $(PYTHON) python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && { echo $$p; break; }; done
+
+$(VENV)/.jax: $(READY) requirements/jax.txt requirements/jax312.txt
 	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
 		$(PYTHON) -m venv --clear $(VENV)/jax && \
 		$(VENV)/jax/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/jax.txt; \
 	fi
+	python=$$($(JAX312)); if test -n "$$python"; then \
+		$$python -m venv --clear $(VENV)/jax312 && \
+		$(VENV)/jax312/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/jax312.txt; \
+	fi
+	touch $@
+
+$(VENV)/.h100: $(VENV)/.$(LOCK) requirements/jax312.txt requirements/h100.txt
+	python=$$($(JAX312)); test -n "$$python" || { echo "Python 3.12 is needed"; exit 2; }; \
+	$$python -m venv --clear $(VENV)/h100 && \
+	$(VENV)/h100/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/h100.txt
 	touch $@
 
 clean:

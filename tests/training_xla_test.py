@@ -1,138 +1,274 @@
-import dataclasses
-import json
-import subprocess
-import sys
-from pathlib import Path
+"""Exported programs against Keras's own steps."""
 
+import dataclasses
+import gzip
+import json
+
+import jax_environments
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from larq_nobn import UserError
+from larq_nobn import zoo
 from larq_nobn.networks import FAMILIES, ResNet
-from larq_nobn.training import Recipe, data, xla_export
+from larq_nobn.training import Recipe, data, xla_export, xla_runner
 from larq_nobn.training.engine import build_trainer
-from larq_nobn.training.offload import offload
-from larq_nobn.weights.transfer import named_weights, weights_sha256
+from larq_nobn.training.trainer import load_teacher
+from larq_nobn.weights.transfer import assign_checked, named_weights
 
-# `make test` puts it there.
-JAX_PYTHON = Path(sys.prefix) / "jax" / "bin" / "python"
+STEPS = 4
 
 
 @pytest.fixture
 def recipe(monkeypatch):
-    monkeypatch.setitem(FAMILIES, "tiny", ResNet((1, 1), width=8))
-    # TensorFlow and XLA draw different numbers from one seed: compare without.
-    plain = dataclasses.replace(data.SOURCES["digits"], crop_padding=0)
-    monkeypatch.setitem(data.SOURCES, "digits", plain)
-    tf.keras.backend.set_floatx("float64")
-    tf.keras.mixed_precision.set_global_policy("float64")
+    monkeypatch.setitem(FAMILIES, "tiny", ResNet((1,), width=8))
     return Recipe(
         name="exported",
         dataset="digits",
         model="tiny",
         stem="cifar",
         batch_size=16,
-        epochs=4,
+        epochs=2,
         learning_rate=2e-3,
         schedule="cosine",
         weight_decay=1e-3,
-        ema=0.9,
-        precision="float64",
     )
 
 
-def run(folder, *arguments):
-    return subprocess.run(
-        [JAX_PYTHON, folder / "run.py", "--platform", "cpu", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+@pytest.fixture
+def images(monkeypatch):
+    """Four batches and 4 images left over.
 
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="jax has no release for Python 3.10 that fits"
-)
-def test_exported_epochs_equal_the_keras_step(recipe, tmp_path):
-    # 7 steps, and 4 images left over. Noise: on the digits' constant background the
-    # first convolution, whose kernels have no mean, gives nothing but rounding errors,
-    # and their signs differ between two runtimes.
+    Noise: on the digits' constant background the first convolution, whose kernels have
+    no mean, gives nothing but rounding errors, and their signs differ between two
+    runtimes.
+    """
+    source = dataclasses.replace(data.SOURCES["digits"], crop_padding=0)
+    monkeypatch.setitem(data.SOURCES, "digits", source)
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (116, 8, 8, 1)).astype(np.uint8)
-    noise = pixels, rng.integers(0, 10, 116)
-    images = data.Images("digits", noise, noise)
-    model = build_trainer(recipe, "step1")
-    xla_export.export_epoch(model, recipe, images, tmp_path)
-
-    # In two calls, as within a time limit: the second continues the first.
-    for epochs in ("2", "3"):
-        result = run(tmp_path, "--epochs", epochs)
-        assert result.returncode == 0, result.stderr
-    history = json.loads((tmp_path / "history.json").read_text())
-    assert [row["epoch"] for row in history] == [1, 2, 3]
-
-    for epoch, row in enumerate(history):
-        model.optimizer.learning_rate = np.float32(recipe.learning_rate_at(epoch))
-        x, y = images.train
-        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(x))
-        losses = []
-        for index in order[: 7 * 16].reshape(7, 16):
-            batch = data.normalize(tf.constant(x[index]), "digits")
-            loss, _ = model.update(batch, tf.one_hot(y[index], 10))
-            losses.append(float(loss))
-        assert row["loss"] == pytest.approx(np.mean(losses), abs=1e-10)
-
-    trained = {k: v.numpy() for k, v in xla_export.state_variables(model).items()}
-    xla_export.load_state(model, tmp_path / "state.npz")
-    for name, variable in xla_export.state_variables(model).items():
-        if not name.startswith("metric/"):
-            np.testing.assert_allclose(
-                variable, trained[name], atol=1e-10, err_msg=name
-            )
+    pixels = rng.integers(0, 256, (STEPS * 16 + 4, 8, 8, 1)).astype(np.uint8)
+    noise = pixels, rng.integers(0, 10, len(pixels))
+    return data.Images("digits", noise, noise)
 
 
-@pytest.mark.slow
-def test_mixup_cannot_be_exported(recipe, tmp_path):
-    mixing = recipe.replace(mixup=0.2)
-    model = build_trainer(mixing, "step1")
-    with pytest.raises(UserError, match="no mixup or CutMix .*Received: mixup=0.2"):
-        xla_export.export_epoch(model, mixing, data.load_images("digits"), tmp_path)
+def set_precision(precision):
+    tf.keras.mixed_precision.set_global_policy(precision)
+    tf.keras.backend.set_floatx("float64" if precision == "float64" else "float32")
 
 
-@pytest.mark.slow
-def test_state_of_another_model(recipe, tmp_path):
-    model = build_trainer(recipe, "step1")
-    xla_export.save_state(model, tmp_path / "state.npz")
-    other = build_trainer(recipe.replace(width=16), "step1")
-    with pytest.raises(UserError, match="The exported run's state must have exactly"):
-        xla_export.load_state(other, tmp_path / "state.npz")
-    with pytest.raises(UserError, match="which does not exist"):
-        xla_export.load_state(model, tmp_path / "nowhere.npz")
+def trained(folder, *options):
+    """What `run.py` makes of an export: its history and weights."""
+    out = folder / "out"
+    jax_environments.run("train", folder, "--out", out, "--test-every", "1", *options)
+    saved = json.loads((out / "training.json").read_text())
+    weights = xla_runner.read_pieces(out, saved["weights"])
+    return saved["history"], {k.removeprefix("model/"): v for k, v in weights.items()}
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="jax has no release for Python 3.10 that fits"
+def order(recipe, images, number):
+    shuffled = np.random.default_rng([recipe.seed, number])
+    return shuffled.permutation(images.train_size)[: STEPS * 16].reshape(STEPS, 16)
+
+
+def keras_epoch(model, recipe, images, step, epoch, pictures):
+    """An epoch of Keras's steps on given pictures; mean loss, and the test."""
+    model.optimizer.learning_rate = recipe.learning_rate_at(epoch, step)
+    number = epoch + (recipe.epochs_of("step1") if step == "step2" else 0)
+    losses = []
+    for batch, index in zip(pictures, order(recipe, images, number), strict=True):
+        labels = tf.one_hot(images.train[1][index], 10)
+        x = data.normalize(tf.constant(batch), "digits")
+        loss, _ = model.update(x, labels)
+        losses.append(float(loss))
+    with model.averaged():
+        test = model.evaluate(images.test_batches(60), verbose=0, return_dict=True)
+        weights = {k: v.numpy() for k, v in named_weights(model).items()}
+    return np.mean(losses), test, weights
+
+
+def plain(recipe, images, number):
+    return images.train[0][order(recipe, images, number)]
+
+
+@jax_environments.needs_older
+@pytest.mark.parametrize(
+    ("precision", "loss_within", "weights_within"),
+    [("float32", 5e-5, 5e-5), ("mixed_bfloat16", 1e-2, 7e-3)],
 )
-def test_offload_leads_through_both_steps(recipe, tmp_path):
-    short = recipe.replace(epochs=2, limit=64)
-    out = tmp_path / "run"
-    assert "step1/run.py" in offload(short, out)
-    with pytest.raises(UserError, match="to its end, 2 epochs. Received: .* after 0"):
-        offload(short, out)
-    assert run(out / "step1").returncode == 0
-    assert "step2/run.py" in offload(short, out)
-    # A time that is up behind the first epoch: called again, it continues.
-    assert run(out / "step2", "--seconds", "0").returncode == 0
-    with pytest.raises(UserError, match="after 1. Fix: run .*step2/run.py again"):
-        offload(short, out)
-    assert run(out / "step2").returncode == 0
-    assert "The run is complete: top-1" in offload(short, out)
-    result = json.loads((out / "result.json").read_text())
-    assert result["epochs"] == {"step1": 2, "step2": 2}
-    model = tf.keras.models.load_model(out / "model.keras")
-    weights = {name: v.numpy() for name, v in named_weights(model).items()}
-    assert weights_sha256(weights) == result["weights_sha256"]
-    assert "The run is complete" in offload(short, out)
+def test_precision_is_the_recipes(
+    recipe, images, tmp_path, precision, loss_within, weights_within
+):
+    """And so is the teacher."""
+    set_precision(precision)
+    file = str(tmp_path / "teacher.keras")
+    zoo.create_model(
+        "tiny", norm="batch", stem="cifar", input_shape=(8, 8, 1), num_classes=10
+    ).save(file)
+    recipe = recipe.replace(
+        precision=precision, step1_epochs=0, teacher=file, teacher_weight=0.5
+    )
+    xla_export.export(recipe, images, tmp_path, 1.0)
+    programs = json.loads((tmp_path / "description.json").read_text())["programs"]
+    kind = {"float32": "f32", "mixed_bfloat16": "bf16"}[precision]
+    # Stem and one unit: forward, backward by kernel and input, and the teacher's.
+    assert programs["step2_test"]["convolutions"] == {kind: 2}
+    assert programs["step2"]["convolutions"] == {kind: 8}
+
+    history, weights = trained(tmp_path, "--epochs", "1")
+    teacher = load_teacher(file, "digits", 10)
+    model = build_trainer(recipe, "step2", teacher)
+    for epoch, row in enumerate(history["step2"]):
+        pictures = plain(recipe, images, epoch)
+        loss, _, expected = keras_epoch(model, recipe, images, "step2", epoch, pictures)
+        assert row["loss"] == pytest.approx(loss, abs=loss_within)
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            weights[name], value, atol=weights_within, err_msg=name
+        )
+
+
+@jax_environments.needs_older
+def test_batch_norm_and_real_weights_in_one_step(recipe, images, tmp_path):
+    set_precision("float64")
+    recipe = recipe.replace(
+        precision="float64",
+        norm="batch",
+        optimizer="sgd",
+        binary_activations=False,
+        step1_epochs=0,
+    )
+    xla_export.export(recipe, images, tmp_path, 1.0)
+    history, weights = trained(tmp_path, "--epochs", "2")
+    assert history["step1"] == []
+    model = build_trainer(recipe, "step2")
+    for epoch, row in enumerate(history["step2"]):
+        pictures = plain(recipe, images, epoch)
+        loss, test, expected = keras_epoch(
+            model, recipe, images, "step2", epoch, pictures
+        )
+        assert row["loss"] == pytest.approx(loss, abs=1e-9)
+        assert row["test_loss"] == pytest.approx(test["loss"], abs=1e-9)
+    for name, value in expected.items():
+        np.testing.assert_allclose(weights[name], value, atol=1e-9, err_msg=name)
+
+
+def write_draws(recipe, images, folder, numbers):
+    """A program that shows what is drawn and cropped in each step of some epochs."""
+    pad = images.source.crop_padding
+
+    @tf.function(jit_compile=True)
+    def crops(pixels, index, seeds):
+        def one(arguments):
+            index, seed = arguments
+
+            def draw(stream, shape, maxval):
+                seeds = data._stream(seed, stream)
+                return tf.random.stateless_uniform(
+                    shape, seeds, 0, maxval, tf.int32, alg="philox"
+                )
+
+            x = tf.gather(pixels, index)
+            x = data.augment(x, seed, images.source, recipe.padding)
+            offsets = draw(data._CROP, [16, 2], 2 * pad + 1)
+            return x, offsets, draw(data._FLIP, [16, 1, 1, 1], 2)
+
+        return tf.map_fn(
+            one, (index, seeds), fn_output_signature=(tf.uint8, tf.int32, tf.int32)
+        )
+
+    pixels = images.train[0]
+    index = np.concatenate([order(recipe, images, n) for n in numbers])
+    first = [recipe.seed * 1_000_003 + n for n in numbers for _ in range(STEPS)]
+    inputs = {
+        "pixels": pixels,
+        "index": index.astype(np.int32),
+        "seeds": np.stack([first, list(range(STEPS)) * len(numbers)], 1),
+    }
+    specs = [tf.TensorSpec(array.shape, array.dtype) for array in inputs.values()]
+    program, _ = xla_export.serialize(crops, specs)
+    (folder / "draws.pb.gz").write_bytes(gzip.compress(program))
+    np.savez(folder / "draws.npz", **inputs)
+    return pixels[index]
+
+
+def cropped_by_numpy(pictures, offsets, mirrors, pad):
+    padded = np.pad(pictures, [(0, 0)] * 2 + [(pad, pad)] * 2 + [(0, 0)], "reflect")
+    result = np.empty_like(pictures)
+    for place in np.ndindex(pictures.shape[:2]):
+        row, column = offsets[place]
+        crop = padded[place][row : row + 8, column : column + 8]
+        result[place] = crop[:, ::-1] if mirrors[place] else crop
+    return result
+
+
+@jax_environments.needs_older
+def test_a_whole_training_equals_keras(recipe, images, tmp_path, monkeypatch):
+    """Both steps in float64, with what a recipe can ask for besides a teacher.
+
+    The pictures that Keras trains on are cropped in NumPy, from the numbers that the
+    device drew.
+    """
+    set_precision("float64")
+    source = dataclasses.replace(images.source, crop_padding=1, flip=True)
+    monkeypatch.setitem(data.SOURCES, "digits", source)
+    recipe = recipe.replace(
+        precision="float64",
+        step1_epochs=3,
+        warmup_epochs=1,
+        label_smoothing=0.1,
+        ema=0.9,
+        padding="reflect",
+        flip_test=True,
+        seed=3,
+    )
+    xla_export.export(recipe, images, tmp_path, 0.05)
+    pictures = write_draws(recipe, images, tmp_path, range(5))
+    history, weights = trained(tmp_path, "--piece-mb", "0.05")
+
+    with np.load(tmp_path / "drawn.npz") as drawn:
+        shown, offsets, mirrors = (drawn[f"arr_{i}"] for i in range(3))
+    assert set(np.unique(offsets)) == {0, 1, 2}
+    crops = cropped_by_numpy(pictures, offsets, mirrors[..., 0, 0, 0], 1)
+    np.testing.assert_array_equal(shown, crops)
+    crops = crops.reshape(5, STEPS, 16, 8, 8, 1)
+    # No epoch of step 2 repeats one of step 1.
+    assert len({epoch.tobytes() for epoch in crops}) == 5
+
+    best = None
+    for step, numbers in (("step1", range(3)), ("step2", range(3, 5))):
+        model = build_trainer(recipe, step)
+        if best:
+            assign_checked(named_weights(model), best, "Step 1")
+            for average, variable in zip(
+                model.averages, model.trainable_variables, strict=True
+            ):
+                average.assign(variable)
+        highest = -1.0
+        for row, number in zip(history[step], numbers, strict=True):
+            loss, test, last = keras_epoch(
+                model, recipe, images, step, row["epoch"] - 1, crops[number]
+            )
+            rate = recipe.learning_rate_at(row["epoch"] - 1, step)
+            assert row["learning_rate"] == pytest.approx(rate)
+            assert row["loss"] == pytest.approx(loss, abs=1e-9)
+            assert row["test_loss"] == pytest.approx(test["loss"], abs=1e-9)
+            assert row["test_top1"] == pytest.approx(100 * test["accuracy"])
+            if test["accuracy"] > highest:
+                highest, best = test["accuracy"], last
+    for name, value in last.items():
+        np.testing.assert_allclose(weights[name], value, atol=1e-9, err_msg=name)
+
+
+def test_large_kernels_travel_rounded(recipe, images, tmp_path):
+    recipe = recipe.replace(width=36, step1_epochs=0)
+    xla_export.export(recipe, images, tmp_path, 1.0)
+    what, _, arrays = xla_runner.read_export(tmp_path)
+    weights = named_weights(build_trainer(recipe, "step2"))
+    assert {f"model/{name}" for name in weights} == set(arrays)
+    assert what["scales"]
+    for name, variable in weights.items():
+        scale, _ = what["scales"].get(f"model/{name}", (0.0, ""))
+        within = scale / 2 + 1e-7
+        np.testing.assert_allclose(
+            arrays[f"model/{name}"], variable.numpy(), rtol=0, atol=within
+        )

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from larq_nobn.training.distribution import (
     shard,
     watch_workers,
 )
-from larq_nobn.training.folder import RunFolder
+from larq_nobn.training.folder import History, RunFolder
 from larq_nobn.training.progress import Progress
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.training.trainer import Teacher, Trainer, load_teacher
@@ -228,6 +228,58 @@ def publishable(recipe: Recipe, weights: dict[str, np.ndarray]) -> tf.keras.Mode
     return model
 
 
+def finish(
+    folder: RunFolder,
+    recipe: Recipe,
+    history: History,
+    weights: dict[str, np.ndarray],
+    images: int,
+    top1: float | None = None,
+    used: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Save the trained network, and say how it was trained.
+
+    Args:
+        folder: The run's folder.
+        recipe: What was trained.
+        history: Rows of both steps; not each needs a `test_top1`.
+        weights: The trained weights by name.
+        images: How many were trained on, in all epochs together.
+        top1: Accuracy of the saved network in percent, if not step 2's last one.
+        used: Versions besides those of this process.
+
+    Returns:
+        The content of `result.json`.
+    """
+    folder.save_model(publishable(recipe, weights))
+    tested = {
+        step: [row["test_top1"] for row in history[step] if "test_top1" in row]
+        or [None]
+        for step in STEPS
+    }
+    last = {step: tested[step][-1] for step in STEPS}
+    if top1 is not None:
+        last["step2"] = top1
+    seconds = sum(row["seconds"] for step in STEPS for row in history[step])
+    return folder.finish(
+        {
+            "recipe": recipe.name,
+            "model": recipe.model_arguments(),
+            "dataset": recipe.dataset,
+            "top1": last,
+            "best_top1": {step: max(tested[step]) for step in STEPS},
+            "epochs": {step: len(history[step]) for step in STEPS},
+            "seed": recipe.seed,
+            "seconds": seconds,
+            "images_per_second": images / seconds,
+            "weights_sha256": weights_sha256(weights),
+            "settings": dataclasses.asdict(recipe),
+        },
+        history,
+        used,
+    )
+
+
 class _Run:
     def __init__(
         self,
@@ -404,37 +456,18 @@ class _Run:
         self.metrics = part("metrics/")
 
     def _finish(self, model: tf.keras.Model) -> dict[str, Any]:
-        recipe, history = self.recipe, self.state.history
-        weights = self.best
-        arguments = recipe.model_arguments()
-        is_mixed = recipe.precision.startswith("mixed")
-        if is_mixed:
+        top1 = None
+        if self.recipe.precision.startswith("mixed"):
             # The network that is saved is for everyone, and for the device.
             tf.keras.mixed_precision.set_global_policy("float32")
-        self.folder.save_model(publishable(recipe, weights))
-        tested = {
-            step: [row["test_top1"] for row in history[step]] or [None]
-            for step in STEPS
-        }
-        top1 = {step: tested[step][-1] for step in STEPS}
-        if is_mixed:
-            top1["step2"] = self._top1_in_float32()
-        seconds = sum(row["seconds"] for step in STEPS for row in history[step])
-        done = self._images_in(self._epochs_before(len(STEPS)))
-        return self.folder.finish(
-            {
-                "recipe": recipe.name,
-                "model": arguments,
-                "dataset": recipe.dataset,
-                "top1": top1,
-                "best_top1": _by_step(max(tested[step]) for step in STEPS),
-                "epochs": _by_step(len(history[step]) for step in STEPS),
-                "seed": recipe.seed,
-                "seconds": seconds,
-                "images_per_second": done / seconds,
-                "weights_sha256": weights_sha256(weights),
-            },
-            history,
+            top1 = self._top1_in_float32()
+        return finish(
+            self.folder,
+            self.recipe,
+            self.state.history,
+            self.best,
+            self._images_in(self._epochs_before(len(STEPS))),
+            top1,
         )
 
     def _top1_in_float32(self) -> float:
@@ -454,10 +487,6 @@ class _Run:
     def _epochs_before(self, index: int) -> int:
         """Epochs of the steps before one."""
         return sum(self.recipe.epochs_of(step) for step in STEPS[:index])
-
-
-def _by_step(values: Iterable) -> dict[str, Any]:
-    return dict(zip(STEPS, values, strict=True))
 
 
 class DivergedError(UserError):

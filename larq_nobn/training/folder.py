@@ -149,14 +149,20 @@ class RunFolder(HeldFolder):
         if self._chief:
             save_checkpoint(self.checkpoints, number, checkpoint)
 
-    def write_history(self, history: History, traces: History) -> None:
-        """Write the metrics so far, as JSON, CSV and TensorBoard events."""
+    def write_history(self, history: History, traces: History, new: int = 1) -> None:
+        """Write the metrics so far, as JSON, CSV and TensorBoard events.
+
+        Args:
+            history: Rows of both steps.
+            traces: What was recorded besides, by step; may be empty.
+            new: How many of the last epochs have no events yet.
+        """
         if not self._chief:
             return
         write_json(self.path / "history.json", history)
         if any(traces.values()):
             write_json(self.path / "traces.json", traces)
-        self._write_events(history, traces)
+        self._write_events(history, traces, new)
         table = io.StringIO()
         rows = [{"step": step, **row} for step in history for row in history[step]]
         writer = csv.DictWriter(table, list(rows[0]))
@@ -164,32 +170,50 @@ class RunFolder(HeldFolder):
         writer.writerows(rows)
         write_atomically(self.path / "history.csv", table.getvalue().encode())
 
-    def _write_events(self, history: History, traces: History) -> None:
-        """Append the last epoch to TensorBoard's event files."""
-        step = [step for step, rows in history.items() if rows][-1]
-        row = dict(history[step][-1])
-        epoch = row.pop("epoch")
-        for name, content in _scalars(traces[step][-1] if traces[step] else {}):
-            row[name] = content
-        folder = str(self.path / "tensorboard" / step)
-        with tf.summary.create_file_writer(folder).as_default():
-            for name, content in row.items():
-                tf.summary.scalar(name, content, epoch)
+    def _write_events(self, history: History, traces: History, new: int) -> None:
+        """Append the last epochs to TensorBoard's event files."""
+        epochs = [(step, i) for step in history for i in range(len(history[step]))]
+        for step in history:
+            numbers = [i for name, i in epochs[-new:] if name == step]
+            if not numbers:
+                continue
+            folder = str(self.path / "tensorboard" / step)
+            with tf.summary.create_file_writer(folder).as_default():
+                for i in numbers:
+                    row = dict(history[step][i])
+                    epoch = row.pop("epoch")
+                    if traces[step]:
+                        row |= _scalars(traces[step][i - len(history[step])])
+                    for name, content in row.items():
+                        tf.summary.scalar(name, content, epoch)
 
     def save_model(self, model: tf.keras.Model) -> None:
         """Save the final network as `model.keras`."""
         if self._chief:
             save_model(model, self.path / "model.keras")
 
-    def finish(self, result: dict[str, Any], history: History) -> dict[str, Any]:
-        """Draw the curve and write `result.json`, which marks the run as complete."""
+    def finish(
+        self,
+        result: dict[str, Any],
+        history: History,
+        used: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Draw the curve and write `result.json`, which marks the run as complete.
+
+        Args:
+            result: What there is to say, without versions.
+            history: Rows of both steps.
+            used: Versions besides those of this process.
+
+        Returns:
+            The content of `result.json`.
+        """
         if not self._chief:
             return result
         draw_curve({self._recipe.name: history}, self.path / "curve.png")
         result = {
             **result,
-            "settings": dataclasses.asdict(self._recipe),
-            "versions": versions(),
+            "versions": {**versions(), **(used or {})},
             "git_revision": git_revision(),
         }
         write_json(self.path / "result.json", result)

@@ -1,127 +1,180 @@
-"""A recipe on another machine's accelerator: export, run there, bring back, go on."""
+"""A recipe on another machine's accelerator: export it, bring back what it trained."""
 
-import dataclasses
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn._files import write_json
-from larq_nobn.training import data
-from larq_nobn.training.engine import STEPS, build_trainer, publishable
+from larq_nobn.training import data, xla_runner
+from larq_nobn.training.engine import STEPS, build_trainer, finish
 from larq_nobn.training.folder import RunFolder
 from larq_nobn.training.recipe import Recipe
-from larq_nobn.training.xla_export import export_epoch, load_state
+from larq_nobn.training.xla_export import export
 from larq_nobn.weights.transfer import assign_checked, named_weights
 
+# What the exported programs cannot do, why, and what can be had; every other field is
+# honoured.
+_REFUSED = {
+    "dataset": ("imagenet".__eq__, "holds its images in the device's memory", ""),
+    "mixup": (bool, "has no mixup (XLA has no gamma distribution)", "mixup=0, or "),
+    "cutmix": (bool, "has no CutMix (XLA has no gamma distribution)", "cutmix=0, or "),
+    "precision": (
+        "mixed_float16".__eq__,
+        "does not scale its loss",
+        "precision=mixed_bfloat16, or ",
+    ),
+}
 
-def offload(recipe: Recipe, out: str | Path, data_dir: str | None = None) -> str:
-    """Do the next thing for a training that runs outside TensorFlow.
 
-    The first call exports step 1 to `out/step1`, to be run by its `run.py`. The second
-    takes step 1's weights and exports step 2; the third takes those of step 2 and
-    leaves `result.json`, `model.keras` and the history, as `train` does. Both steps
-    hand on their last weights, because the accelerator does not test.
+def offload(
+    recipe: Recipe,
+    out: str | Path,
+    data_dir: str | None = None,
+    part_mb: float = 50.0,
+    back: str | Path | None = None,
+    unfinished: bool = False,
+) -> str:
+    """Export a training for a machine without TensorFlow, or bring it back from there.
+
+    Without `back`, writes into `out` all that `out/run.py` needs to train both steps
+    where only jax and NumPy are. With it, tests what came back and finishes the run's
+    folder as `train` does.
 
     Args:
         recipe: What to train.
         out: Folder of the run.
         data_dir: tensorflow-datasets folder.
+        part_mb: Size of each file of data and weights, at most, in megabytes.
+        back: Folder with `training.json` and `weights_*.npz`, as `run.py` left them.
+        unfinished: Whether to take a training that was stopped before its end.
 
     Returns:
-        What to do now, in words.
+        What was done and what to do now, in words.
 
     Raises:
-        UserError: If the folder holds another run, or what came back is not complete.
+        UserError: If the recipe has a setting that cannot be exported, the folder
+            holds another run, or what came back is damaged, incomplete or of another
+            export.
         OSError: If the folder cannot be written.
     """
     out = Path(out)
+    _check(recipe, part_mb)
     resume = (out / "settings.json").exists()
-    with RunFolder(out, recipe, resume) as folder:
-        if folder.result():
-            return f"The run is complete: {out / 'result.json'}."
-        if recipe.epochs_of("step1") == 0:
-            raise UserError(
-                "An exported training has both steps. Received: step1_epochs=0. "
-                "Fix: at least 1."
-            )
-        images = data.load_images(recipe.dataset, data_dir, recipe.limit)
-        if not isinstance(images, data.Images):
-            raise UserError(
-                "An exported training holds its images in the device's memory. "
-                f"Received: dataset={recipe.dataset!r}. Fix: train it with larq-nobn "
-                "train."
-            )
-        weights = None
-        history = {}
-        for step in STEPS:
-            exported = out / step
-            single = recipe.replace(epochs=recipe.epochs_of(step), step1_epochs=None)
-            model = build_trainer(recipe, step)
-            if not (exported / "description.json").exists():
-                if weights is not None:
-                    assign_checked(
-                        named_weights(model), weights, "The weights of step1"
-                    )
-                    for average, variable in zip(
-                        model.averages, model.trainable_variables, strict=False
-                    ):
-                        average.assign(variable)
-                export_epoch(model, single, images, exported)
-                return (
-                    f"Now run {exported / 'run.py'} where the accelerator is (it needs "
-                    "jax, and the folder around it), bring its state.npz and "
-                    "history.json back, and call this again."
-                )
-            history[step] = _bring_back(single, model, exported)
-            with model.averaged():
-                test = model.evaluate(
-                    images.test_batches(256), verbose=0, return_dict=True
-                )
-                weights = {k: v.numpy() for k, v in named_weights(model).items()}
-            history[step][-1]["test_loss"] = test["loss"]
-            history[step][-1]["test_top1"] = 100 * test["accuracy"]
-        folder.save_model(publishable(recipe, weights))
-        write_json(out / "history.json", history)
-        return _finish(recipe, folder, history, weights)
+    policy = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(recipe.precision)
+    try:
+        with RunFolder(out, recipe, resume) as folder:
+            if result := folder.result():
+                return _summary(result, out)
+            if back is None:
+                return _export(recipe, out, data_dir, part_mb)
+            result = _bring_back(recipe, folder, data_dir, Path(back), unfinished)
+            return _summary(result, out)
+    except xla_runner.BadInput as error:
+        raise UserError(str(error)) from error
+    finally:
+        tf.keras.mixed_precision.set_global_policy(policy)
 
 
-def _bring_back(recipe: Recipe, model, exported: Path) -> list[dict]:
-    """Load a step's state; its history, or an error if it is not complete."""
-    load_state(model, exported / "state.npz")
-    with np.load(exported / "state.npz", allow_pickle=False) as file:
-        done = int(file["epochs_done"]) if "epochs_done" in file.files else 0
-    history = exported / "history.json"
-    if done < recipe.epochs or not history.exists():
+def _check(recipe: Recipe, part_mb: float) -> None:
+    for name, (is_refused, why, instead) in _REFUSED.items():
+        value = getattr(recipe, name)
+        if is_refused(value):
+            raise UserError(
+                f"An exported training {why}. Received: {name}={value!r}. Fix: "
+                f"{instead}train it with larq-nobn train."
+            )
+    if not part_mb >= 0.05:
         raise UserError(
-            f"{exported.name} must be trained to its end, {recipe.epochs} epochs. "
-            f"Received: {exported / 'state.npz'} after {done}. Fix: run "
-            f"{exported / 'run.py'} again, it continues."
+            f"`part_mb` must be 0.05 or more. Received: {part_mb}. Fix: 50 is the "
+            "default."
         )
-    rows = json.loads(history.read_text())
-    for row in rows:
-        row["learning_rate"] = recipe.learning_rate_at(row["epoch"] - 1)
-    return rows
 
 
-def _finish(recipe: Recipe, folder: RunFolder, history: dict, weights: dict) -> str:
-    from larq_nobn.weights.transfer import weights_sha256
-
-    top1 = {step: history[step][-1]["test_top1"] for step in STEPS}
-    folder.finish(
-        {
-            "recipe": recipe.name,
-            "model": recipe.model_arguments(),
-            "dataset": recipe.dataset,
-            "top1": top1,
-            "epochs": {step: len(history[step]) for step in STEPS},
-            "seed": recipe.seed,
-            "seconds": sum(row["seconds"] for step in STEPS for row in history[step]),
-            "weights_sha256": weights_sha256(weights),
-            "offloaded": True,
-            "settings": dataclasses.asdict(recipe),
-        },
-        history,
+def _export(recipe: Recipe, out: Path, data_dir: str | None, part_mb: float) -> str:
+    if not (out / "description.json").exists():
+        images = data.load_images(recipe.dataset, data_dir, recipe.limit)
+        data.check_batch_size(recipe.batch_size, images.train_size)
+        export(recipe, images, out, part_mb)
+    files = [file for file in out.iterdir() if file.suffix in (".npz", ".gz", ".py")]
+    size = sum(file.stat().st_size for file in files) / 1e6
+    return (
+        f"{out} holds the whole training: {len(files) + 1} files, {size:.1f} MB. Copy "
+        f"it to the accelerator and run there: python {out}/run.py --out OUT "
+        "[--seconds S | --epochs N [M]] (it needs jax and NumPy). Bring back OUT's "
+        "training.json and weights_*.npz, and call this again with --back OUT."
     )
-    return f"The run is complete: top-1 {top1['step2']:.2f} %, in {folder.path}."
+
+
+def _bring_back(
+    recipe: Recipe,
+    folder: RunFolder,
+    data_dir: str | None,
+    back: Path,
+    unfinished: bool,
+) -> dict[str, Any]:
+    """Test what came back in float32 and finish the run."""
+    saved, weights = _read(folder.path, back)
+    history, plan = saved["history"], saved["plan"]
+    epochs = {step: len(history[step]) for step in STEPS}
+    if not epochs["step2"] or (epochs != plan and not unfinished):
+        begun = " --unfinished takes it as it is." if epochs["step2"] else ""
+        raise UserError(
+            "A training must have come to its end. Received: "
+            + ", ".join(f"{epochs[k]} of {plan[k]} epochs of {k}" for k in STEPS)
+            + f" in {back}. Fix: run.py --resume where it was stopped.{begun}"
+        )
+    trained = recipe.replace(epochs=epochs["step2"], step1_epochs=epochs["step1"])
+    if recipe.precision.startswith("mixed"):
+        # As train does: what is saved is for everyone, and tested as such.
+        tf.keras.mixed_precision.set_global_policy("float32")
+    images = data.load_images(recipe.dataset, data_dir, recipe.limit)
+    model = build_trainer(trained.replace(ema=0.0), "step2")
+    variables = named_weights(model)
+    assign_checked(variables, weights, f"The weights in {back}")
+    test = model.evaluate(images.test_batches(500), verbose=0, return_dict=True)
+    steps = images.train_size // recipe.batch_size
+    folder.write_history(history, {step: [] for step in STEPS}, sum(epochs.values()))
+    return finish(
+        folder,
+        trained,
+        history,
+        {name: variable.numpy() for name, variable in variables.items()},
+        sum(epochs.values()) * steps * recipe.batch_size,
+        100 * test["accuracy"],
+        saved["versions"],
+    )
+
+
+def _read(out: Path, back: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What `run.py` left in a folder, checked against the export."""
+    export_first = f"larq-nobn offload RECIPE --out {out}, without --back, comes first"
+    described = xla_runner.read_json(
+        out / "description.json", "The exported training", export_first
+    )
+    saved = xla_runner.read_json(
+        back / "training.json",
+        "What run.py trained",
+        "give --back the folder that was run.py's --out, with its weights_*.npz",
+    )
+    if saved.get("id") != described["id"]:
+        raise UserError(
+            f"What came back must be of the export in {out}, {described['id']}. "
+            f"Received: {back} of {saved.get('id')}, which is another. Fix: give the "
+            "--out that it was exported to."
+        )
+    try:
+        arrays = xla_runner.read_pieces(back, saved["weights"])
+        return saved, {k.removeprefix("model/"): v for k, v in arrays.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{back / 'training.json'} must be as run.py wrote it. Received: "
+            f"{type(error).__name__}: {error}. Fix: copy it again, with all weights_*."
+        ) from error
+
+
+def _summary(result: dict[str, Any], out: Path) -> str:
+    top1 = result["top1"]["step2"]
+    return f"The run is complete: top-1 {top1:.2f} % in float32, in {out}."
