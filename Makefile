@@ -68,8 +68,8 @@ check-h100: $(VENV)/.h100
 	$(VENV)/h100/bin/python benchmarks/check_h100.py $(or $(FOLDER),build/h100)
 
 # Exported trainings run under jax, which cannot share TensorFlow's packages: under an
-# older one, and a newer one where Python 3.12 is.
-JAX312 = for p in $(PYTHON) python3.12 python3.13; do \
+# older one, and a newer one where Python 3.12 is, or where JAX_PYTHON names it.
+JAX312 = for p in $(JAX_PYTHON) $(PYTHON) python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && { echo $$p; break; }; done
 
 $(VENV)/.jax: $(READY) requirements/jax.txt requirements/jax312.txt
@@ -83,7 +83,7 @@ $(VENV)/.jax: $(READY) requirements/jax.txt requirements/jax312.txt
 	fi
 	touch $@
 
-$(VENV)/.h100: $(VENV)/.$(LOCK) requirements/jax312.txt requirements/h100.txt
+$(VENV)/.h100: $(READY) requirements/jax312.txt requirements/h100.txt
 	python=$$($(JAX312)); test -n "$$python" || { echo "Python 3.12 is needed"; exit 2; }; \
 	$$python -m venv --clear $(VENV)/h100 && \
 	$(VENV)/h100/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/h100.txt
