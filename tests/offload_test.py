@@ -17,6 +17,8 @@ from larq_nobn.training import Recipe, data, load_recipe, publish_run, xla_runne
 from larq_nobn.training.offload import offload
 from larq_nobn.weights.card import read_card
 
+pytestmark = pytest.mark.slow
+
 RECIPE_FILE = Path(__file__).parent / "tiny_recipe.py"
 SETTINGS = {"epochs": 6, "learning_rate": 4e-3, "clip_factor": 0.1, "limit": None}
 

@@ -16,6 +16,8 @@ from larq_nobn.training.engine import build_trainer
 from larq_nobn.training.trainer import load_teacher
 from larq_nobn.weights.transfer import assign_checked, named_weights
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 
 
