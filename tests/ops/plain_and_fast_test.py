@@ -125,7 +125,15 @@ def _cosines(y):
     return tf.cos(tf.reshape(tf.range(tf.size(y), dtype=tf.float64), y.shape))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param("float64", marks=pytest.mark.slow),
+        "float32",
+        "bfloat16",
+        pytest.param("float16", marks=pytest.mark.slow),
+    ],
+)
 def test_fast_is_plain(dtype):
     plain, fast = (_values_and_gradients(mode, dtype) for mode in ("plain", "cpu"))
     for case in CASES:
@@ -138,6 +146,7 @@ def test_fast_is_plain(dtype):
             )
 
 
+@pytest.mark.slow
 def test_accelerators_get_the_plain_operators():
     results = [_values_and_gradients(m, "float32") for m in ("plain", "accelerator")]
     for a, b in zip(*map(tf.nest.flatten, results), strict=True):
