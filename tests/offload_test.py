@@ -363,6 +363,7 @@ def test_every_field_of_a_recipe_has_its_place():
     )
     runner = "epochs step1_epochs learning_rate schedule warmup_epochs"
     images = "dataset limit"
+    start = "weights"
     refused = "mixup cutmix"
-    fields = " ".join((network, program, runner, images, refused, "name")).split()
+    fields = " ".join((network, program, runner, images, start, refused, "name")).split()
     assert {field.name for field in dataclasses.fields(Recipe)} == set(fields)

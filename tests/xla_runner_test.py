@@ -75,6 +75,7 @@ def test_the_schedule_is_the_recipes(schedule, warmup):
         name="r",
         dataset="digits",
         model="reactnet18",
+        stem="cifar",
         schedule=schedule,
         warmup_epochs=warmup,
         epochs=7,
