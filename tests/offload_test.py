@@ -365,5 +365,7 @@ def test_every_field_of_a_recipe_has_its_place():
     images = "dataset limit"
     start = "weights"
     refused = "mixup cutmix"
-    fields = " ".join((network, program, runner, images, start, refused, "name")).split()
+    fields = " ".join(
+        (network, program, runner, images, start, refused, "name")
+    ).split()
     assert {field.name for field in dataclasses.fields(Recipe)} == set(fields)
