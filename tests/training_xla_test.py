@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from larq_nobn import zoo
 from larq_nobn.networks import FAMILIES, ResNet
-from larq_nobn.training import Recipe, data, xla_export, xla_runner
+from larq_nobn.training import Recipe, data, pipeline, xla_export, xla_runner
 from larq_nobn.training.engine import build_trainer
 from larq_nobn.training.trainer import load_teacher
 from larq_nobn.weights.transfer import assign_checked, named_weights
@@ -164,15 +164,15 @@ def write_draws(recipe, images, folder, numbers):
             index, seed = arguments
 
             def draw(stream, shape, maxval):
-                seeds = data._stream(seed, stream)
+                seeds = pipeline._stream(seed, stream)
                 return tf.random.stateless_uniform(
                     shape, seeds, 0, maxval, tf.int32, alg="philox"
                 )
 
             x = tf.gather(pixels, index)
             x = data.augment(x, seed, images.source, recipe.padding)
-            offsets = draw(data._CROP, [16, 2], 2 * pad + 1)
-            return x, offsets, draw(data._FLIP, [16, 1, 1, 1], 2)
+            offsets = draw(pipeline._CROP, [16, 2], 2 * pad + 1)
+            return x, offsets, draw(pipeline._FLIP, [16, 1, 1, 1], 2)
 
         return tf.map_fn(
             one, (index, seeds), fn_output_signature=(tf.uint8, tf.int32, tf.int32)
