@@ -9,7 +9,7 @@ import tensorflow as tf
 from larq_nobn import ops
 from larq_nobn._registration import register
 from larq_nobn.constraints import check_gamma_and_eps
-from larq_nobn.quantizers import ScaledSign
+from larq_nobn.quantizers import ScaledSign, has_surrogate
 
 
 class _NamedWeights:
@@ -141,7 +141,9 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
         """Whether nothing but a convolution of signs happens here."""
         quantizers = (self.input_quantizer, self.kernel_quantizer)
         return (
-            hasattr(self.input_quantizer, "surrogate")
+            type(self).call is QuantConv2D.call
+            and type(self).convolution_op is QuantConv2D.convolution_op
+            and has_surrogate(self.input_quantizer)
             and not any(getattr(q, "_custom_metrics", None) for q in quantizers)
             and self._is_plain
             and not self.use_bias

@@ -21,9 +21,10 @@ class FusedModel(tf.keras.Model):
     of a convolution, these layers are one function, `ops.residual_input`, and the
     factor of a `ScaledAdd` multiplies the kernel of the convolution in front of it.
     This is so in a graph that trains (`fit` and `train_on_batch`, or a call with
-    `training=True` in a `tf.function`) and computes fast (`ops.using`); otherwise, and
-    in any other model of the same layers, one that gives intermediate activations for
-    example, each layer computes by itself. The networks of the zoo are of this class.
+    `training=True` in a `tf.function`) and computes fast (`ops.using`); otherwise each
+    layer computes by itself. So does a unit where the model's outputs have one of its
+    tensors: gradients by that are of all that is computed from it. The networks of the
+    zoo are of this class.
 
     Args:
         inputs: As in `tf.keras.Model`.
@@ -101,12 +102,7 @@ class _Plan:
             if len(units) == 1:
                 plan._add(units[0], graph)
         for call in graph.calls:
-            if isinstance(call.layer, ScaledAdd) and call.layer.alpha != 1:
-                maker = graph.maker(call.inputs[0])
-                if maker and id(maker.node) in plan.unit_of:
-                    if len(graph.readers(call.inputs[0])) == 1:
-                        plan.factors[id(maker.node)] = call.layer.alpha
-                        plan.sums.add(id(call.node))
+            plan._add_sum(call, graph)
         return plan
 
     def _add(self, unit: _Unit, graph: "_Graph") -> None:
@@ -122,6 +118,19 @@ class _Plan:
             parts.add(id(maker.node))
             self.skipped.add(id(maker.node))
             (tensor,) = maker.inputs
+
+    def _add_sum(self, call: Call, graph: "_Graph") -> None:
+        """Move α into the convolution in front, if nobody else reads that."""
+        layer = call.layer
+        if not _is_plain(call, ScaledAdd) or layer.alpha == 1:
+            return
+        maker = graph.maker(call.inputs[0])
+        if maker is None or id(maker.node) not in self.unit_of:
+            return
+        is_only_reader = len(graph.readers(call.inputs[0])) == 1
+        if is_only_reader and maker.layer.compute_dtype == layer.compute_dtype:
+            self.factors[id(maker.node)] = layer.alpha
+            self.sums.add(id(call.node))
 
 
 class _Graph:
@@ -148,12 +157,15 @@ class _Graph:
     def made_by(self, tensor: tf.Tensor, kind: type) -> Call | None:
         """The call of a layer of exactly this kind that makes a tensor, if one does."""
         call = self.maker(tensor)
-        if call is None or type(call.layer) is not kind:
-            return None
-        return call if call.layer.activity_regularizer is None else None
+        return call if call is not None and _is_plain(call, kind) else None
 
 
 _OUTPUT = Call(None, None, (), ())
+
+
+def _is_plain(call: Call, kind: type) -> bool:
+    """Whether a layer is of this class, not of a user's subclass, and does no more."""
+    return type(call.layer) is kind and call.layer.activity_regularizer is None
 
 
 def _units(graph: _Graph) -> Iterator[_Unit]:
@@ -165,21 +177,23 @@ def _units(graph: _Graph) -> Iterator[_Unit]:
         readers = graph.readers(tensor)
         alike = [r for r in readers if _convolves_signs(r) and _is_alike(r, call)]
         done.add(id(tensor))
+        chain = [tensor]
         shift = graph.made_by(tensor, LearnableBias)
         if shift:
-            tensor = shift.inputs[0]
+            (tensor,) = shift.inputs
+            chain.append(tensor)
         scale = graph.made_by(tensor, Scale)
         factor = scale.layer.factor if scale else 1.0
-        if factor == 0:
-            continue
         if scale:
-            tensor = scale.inputs[0]
-        activation = graph.made_by(tensor, RPReLU)
-        dtype = call.layer.compute_dtype
-        parts = [c for c in (shift, scale, activation) if c]
-        if any(c.layer.compute_dtype != dtype for c in parts):
+            (tensor,) = scale.inputs
+            chain.append(tensor)
+        # The gradient by a tensor of the chain would lack the signs' part.
+        if factor == 0 or any(_OUTPUT in graph.readers(x) for x in chain):
             continue
-        yield _Unit(tensor, activation, factor, shift, alike)
+        activation = graph.made_by(tensor, RPReLU)
+        parts = [c.layer.compute_dtype for c in (shift, scale, activation) if c]
+        if {*parts, tensor.dtype.name} == {call.layer.compute_dtype}:
+            yield _Unit(tensor, activation, factor, shift, alike)
 
 
 def _convolves_signs(call: Call) -> bool:
@@ -212,7 +226,7 @@ class _Run:
             return call.layer.convolve_signs(signs, factor, recompute)
         if node in plan.sums:
             residual, shortcut = (tensors[id(x)] for x in call.inputs)
-            return ops.scaled_add(residual, shortcut, 1.0)
+            return ops.scaled_add(residual, tf.cast(shortcut, residual.dtype), 1.0)
         unit = plan.units.get(id(call.outputs[0]))
         if unit and unit.activation and unit.activation.node is call.node:
             return self._start(unit, tensors[id(call.inputs[0])])
@@ -237,6 +251,7 @@ class _Run:
         weights = (layer.bias_in, layer.negative_slope, layer.bias_out) if layer else ()
         activation = as_computed(weights)
         (bias,) = as_computed([unit.shift.layer.bias]) if unit.shift else (None,)
+        # The images come in as they are.
         chain = (tf.cast(x, dtype), activation, unit.factor, bias)
         signs, shortcut = ops.residual_input(*chain, *quantizer.surrogate)
         # Signs of half precision take half as many bytes, and may stay in memory.

@@ -20,7 +20,14 @@ from larq_nobn.zoo import create_model
 rng = np.random.default_rng(0)
 
 
-def _unit(x, cls=QuantConv2D, quantizer=FusedApproxSign, alpha=0.2, strides=1):
+def _unit(
+    x,
+    cls=QuantConv2D,
+    quantizer=FusedApproxSign,
+    alpha=0.2,
+    strides=1,
+    add=ScaledAdd,
+):
     shortcut = x = RPReLU()(x)
     if strides == 2:
         shortcut = tf.keras.layers.AveragePooling2D()(x)
@@ -35,7 +42,7 @@ def _unit(x, cls=QuantConv2D, quantizer=FusedApproxSign, alpha=0.2, strides=1):
         kernel_initializer="random_normal",
         use_bias=False,
     )(x)
-    return ScaledAdd(alpha)([x, shortcut])
+    return add(alpha)([x, shortcut])
 
 
 def _randomized(model):
@@ -136,29 +143,44 @@ def test_networks_train_alike_in_every_mode(name, kwargs):
     assert len(plan.sums) == is_free * len(convolutions)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("graph", [True, False])
-def test_every_intermediate_activation_has_its_gradient(graph):
-    """Saliency, feature losses and penalties take them, and of all at once."""
-    network = _network("reactnet18", units=2, input_shape=(8, 8, 3))
-    layers = [x for x in network.layers[1:] if x.name != "predictions"]
-    model = FusedModel(network.inputs, [layer.output for layer in layers])
-    x = tf.constant(rng.normal(size=(2, 8, 8, 3)))
+def _gradients_by_outputs(network, names):
+    """Of the logits, by the outputs of layers: as a function of images."""
+    layers = [network.get_layer(name).output for name in names]
+    model = FusedModel(network.inputs, [*layers, network.output])
 
     def gradients(x):
         with tf.GradientTape() as tape:
-            outputs = model(x, training=True)
-            loss = tf.reduce_sum(tf.square(outputs[-1]))
+            *outputs, logits = model(x, training=True)
+            loss = tf.reduce_sum(tf.square(logits))
         return tape.gradient(loss, outputs)
 
+    return gradients
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("graph", [True, False])
+def test_every_intermediate_activation_has_its_gradient(graph):
+    """Saliency, feature losses and penalties take them: all at once, or one of each."""
+    network = _network("reactnet18", units=2, input_shape=(8, 8, 3))
+    everything = [x.name for x in network.layers[1:] if x.name != "predictions"]
+    unit = "stage2_unit2_"
+    parts = [name for name in everything if name.startswith(unit)]
+    assert len(parts) >= 4  # β is 1 in the second unit.
+    first = [name for name in everything if name.startswith("stage2_unit1_")]
+    assert {"stage2_unit1_beta", "stage2_unit1_downsample"} <= {*first}
+    x = tf.constant(rng.normal(size=(2, 8, 8, 3)))
     with ops.using("plain"):
-        expected = tf.function(gradients)(x)
-    results = (tf.function(gradients) if graph else gradients)(x)
-    for layer, a, b in zip(layers, results, expected, strict=True):
-        assert a is not None, layer.name
-        assert np.max(np.abs(b)) > 0, layer.name
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=layer.name)
+        expected = tf.function(_gradients_by_outputs(network, everything))(x)
+    expected = dict(zip(everything, expected, strict=True))
+    alone = [[name] for name in ("stem", *first, *parts)] if graph else []
+    for names in (everything, *alone):
+        gradients = _gradients_by_outputs(network, names)
+        results = (tf.function(gradients) if graph else gradients)(x)
+        for name, a in zip(names, results, strict=True):
+            assert a is not None, name
+            b = expected[name]
+            assert np.max(np.abs(b)) > 0, name
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def _sign_and_shortcut(x, joined):
@@ -223,6 +245,51 @@ def test_layers_that_do_more_stay_by_themselves():
     tf.function(model)(images, training=True)
     assert len(model.fusion_plan.units) == 1
     assert len(model.losses) == 1
+
+
+class _OtherAdd(ScaledAdd):
+    def call(self, inputs):
+        return super().call(inputs) + 1
+
+
+class _OtherSign(FusedApproxSign):
+    def call(self, inputs):
+        return super().call(inputs) * 2
+
+
+class _OtherConv(ScaledWSConv2D):
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=training) * 3
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    "kwargs", [{"add": _OtherAdd}, {"quantizer": _OtherSign}, {"cls": _OtherConv}]
+)
+def test_subclasses_compute_what_they_say(kwargs):
+    """A user's `call` is not passed by."""
+    model = _units(**{"cls": ScaledWSConv2D, **kwargs})
+    x, dy = _images()
+    results = _step(model, x, dy), tf.function(_step)(model, x, dy)
+    for a, b in zip(*map(tf.nest.flatten, results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float32"])
+def test_layers_of_another_precision_keep_theirs(policy):
+    """The float32 map between layers of half precision stays one."""
+    image = tf.keras.Input((4, 4, 4))
+    x = LearnableBias(dtype="float32")(image)
+    conv = QuantConv2D(
+        4, 1, input_quantizer=FusedApproxSign(), use_bias=False, dtype=policy
+    )
+    model = _randomized(FusedModel(image, [conv(x), Scale(1.0, dtype="float32")(x)]))
+    images = tf.constant(1 + 1e-4 * rng.normal(size=(2, 4, 4, 4)), "float32")
+    results = model(images, training=True), tf.function(model)(images, training=True)
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(*(tf.cast(y, "float32").numpy() for y in (a, b)))
+    assert len(model.fusion_plan.units) == (policy == "float32")
 
 
 def test_saves_loads_and_clones(tmp_path):
