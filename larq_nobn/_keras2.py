@@ -43,16 +43,16 @@ def run_functional(
     return tf.nest.pack_sequence_as(model._nested_outputs, outputs)
 
 
-def call_layer(call: Call, tensors: dict):
-    """Call a layer as its model does.
+def arguments_of(call: Call, values: dict[int, object]) -> tuple[tuple, dict]:
+    """What a layer is called with.
 
     Args:
         call: The call.
-        tensors: Tensors by the `id` of their Keras tensors.
+        values: What stands for the Keras tensors, by their `id`.
+
+    Returns:
+        Positional and keyword arguments.
     """
-    # Keras takes each tensor as often as it is an input.
-    stacks = {str(id(x)): [] for x in call.inputs}
-    for x in call.inputs:
-        stacks[str(id(x))].append(tensors[id(x)])
-    args, kwargs = call.node.map_arguments(stacks)
-    return call.layer(*args, **kwargs)
+    # Keras takes each value as often as it is an input.
+    stacks = {str(id(x)): [values[id(x)]] * len(call.inputs) for x in call.inputs}
+    return call.node.map_arguments(stacks)

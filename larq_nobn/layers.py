@@ -608,9 +608,9 @@ def _keep_quantized_scope() -> Iterator[None]:
     scope = lq.context.should_quantize()
     try:
         yield
-    except BaseException:
-        lq.context.quantized_scope(scope).__enter__()
-        raise
+    finally:
+        if lq.context.should_quantize() != scope:
+            lq.context.quantized_scope(scope).__enter__()
 
 
 def _channels(layer: tf.keras.layers.Layer, input_shape) -> int:

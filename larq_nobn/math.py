@@ -18,7 +18,8 @@ def is_half(x: object) -> bool:
     return tf.is_tensor(x) and x.dtype.is_floating and x.dtype.size < 4
 
 
-def _at_least_float32(x: object) -> object:
+def at_least_float32(x: object) -> object:
+    """A tensor of half precision in float32; anything else as it is."""
     return tf.cast(x, tf.float32) if is_half(x) else x
 
 
@@ -38,7 +39,7 @@ def in_float32(function: Callable) -> Callable:
     @functools.wraps(function)
     def call(*args, **kwargs):
         dtype = next(x.dtype for x in args if tf.is_tensor(x))
-        return tf.cast(function(*map(_at_least_float32, args), **kwargs), dtype)
+        return tf.cast(function(*map(at_least_float32, args), **kwargs), dtype)
 
     return call
 
@@ -164,7 +165,7 @@ def binary_ws_kernel(
         Tensor of the kernel's shape.
     """
     dtype = dtype or kernel.dtype
-    kernel, gain = map(_at_least_float32, (kernel, gain))
+    kernel, gain = map(at_least_float32, (kernel, gain))
     standardized = scaled_weight_standardization(kernel, gamma, eps)
     return scale_channels(scaled_sign(standardized, clip_value), gain, dtype)
 
@@ -330,11 +331,11 @@ def residual_input(
         \\(s\\) and \\(r\\), both of the shape and dtype of `x`.
     """
     dtype = x.dtype
-    x, *activation = (_at_least_float32(x) for x in (x, *activation))
+    x, *activation = (at_least_float32(x) for x in (x, *activation))
     shortcut = rprelu(x, *activation) if activation else x
     shifted = multiply(shortcut, factor)
     if bias is not None:
-        shifted = shift_channels(shifted, _at_least_float32(bias))
+        shifted = shift_channels(shifted, at_least_float32(bias))
     signs = binarize(shifted, surrogate, *arguments)
     return tf.cast(signs, dtype), tf.cast(shortcut, dtype)
 
@@ -409,7 +410,7 @@ def agc_scale(
         Tensor of the shape of `unitwise_norm(gradient)`, in at least float32: 1 where
         nothing is clipped.
     """
-    norms = [unitwise_norm(_at_least_float32(x)) for x in (gradient, parameter)]
+    norms = [unitwise_norm(at_least_float32(x)) for x in (gradient, parameter)]
     return clipping_factor(*norms, clip_factor, eps)
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import tensorflow as tf
 
 from larq_nobn import ops
-from larq_nobn._keras2 import call_layer, run_functional
+from larq_nobn._keras2 import arguments_of, run_functional
 from larq_nobn._models import Call, calls_of
 from larq_nobn._registration import register
 from larq_nobn.layers import LearnableBias, QuantConv2D, RPReLU, Scale, ScaledAdd
@@ -230,7 +230,8 @@ class _Run:
         unit = plan.units.get(id(call.outputs[0]))
         if unit and unit.activation and unit.activation.node is call.node:
             return self._start(unit, tensors[id(call.inputs[0])])
-        return call_layer(call, tensors)
+        args, kwargs = arguments_of(call, tensors)
+        return call.layer(*args, **kwargs)
 
     def _start_units(self, sources: tuple, tensors: dict) -> None:
         """Start the units without an activation, where their source is first read."""

@@ -76,3 +76,17 @@ def liuzechun(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         )
         for key, value in state.items()
     }
+
+
+def randomized(model: tf.keras.Model) -> tf.keras.Model:
+    """The model, with other weights; variances stay positive."""
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        value = rng.normal(size=weight.shape)
+        weight.assign(np.abs(value) if "variance" in weight.name else value)
+    return model
+
+
+def assert_same_weights(actual: tf.keras.Model, expected: tf.keras.Model) -> None:
+    for a, b in zip(actual.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)

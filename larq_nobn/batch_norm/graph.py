@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
+from larq_nobn._keras2 import arguments_of
 from larq_nobn._models import Call, calls_of, check_functional
 
 Layer = tf.keras.layers.Layer
@@ -101,10 +102,7 @@ class Graph:
             inputs.append(new)
             values[id(tensor)] = Value(new, examples[i] if examples else None)
         for call in self.calls:
-            known = {
-                str(id(x)): [values[id(x)]] * len(call.inputs) for x in call.inputs
-            }
-            args, kwargs = call.node.map_arguments(known)
+            args, kwargs = arguments_of(call, values)
             outputs = tf.nest.flatten(translate(call, args, kwargs))
             for tensor, value in zip(call.outputs, outputs, strict=True):
                 values[id(tensor)] = value

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from larq_nobn.math import is_half
+from larq_nobn.math import at_least_float32, is_half
 from larq_nobn.ops.seam import is_fast
 
 
@@ -36,7 +36,7 @@ def fused(function: Callable) -> Callable:
         halves = [dtype.is_floating and dtype.size < 4 for dtype in dtypes]
         if not any(halves):
             return function(*args)
-        wide = [tf.cast(x, tf.float32) if is_half(x) else x for x in args]
+        wide = [*map(at_least_float32, args)]
         result = function(*wide)
         return tf.cast(result, dtypes[0]) if all(halves) else result
 
@@ -155,7 +155,7 @@ def channel_sum(x: tf.Tensor) -> tf.Tensor:
 def precise_sum(x: tf.Tensor) -> tf.Tensor:
     """`channel_sum` in at least float32."""
     if x.shape.rank == 1:
-        return tf.cast(x, tf.float32) if is_half(x) else x
+        return at_least_float32(x)
     if is_half(x):
         (x,) = _sums_of_parts(_itself, x)  # In half precision long sums stand still.
     # As a matrix: with a map TensorFlow fuses BiasAddGrad and a kernel's gradient, at
@@ -209,7 +209,7 @@ def _is_map(x) -> bool:
 @_compiled_for_all_sizes
 def _sums_of_equal_parts(count: int, function: Callable, *args) -> list[tf.Tensor]:
     # XLA is slow at sums over rows, but not at sums of tensors.
-    args = [tf.cast(x, tf.float32) if is_half(x) else x for x in args]
+    args = [*map(at_least_float32, args)]
     parts = [
         tf.unstack(tf.reshape(x, [count, -1, tf.shape(x)[-1]]))
         if _is_map(x)

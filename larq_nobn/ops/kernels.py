@@ -7,13 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn import math
-from larq_nobn.math import is_half
+from larq_nobn.math import at_least_float32
 from larq_nobn.ops.fusion import channel_sum, fused, fused_sums, traced_once
 from larq_nobn.ops.seam import fast_version_of, first_order
-
-
-def _at_least_float32(x: tf.Tensor) -> tf.Tensor:
-    return tf.cast(x, tf.float32) if is_half(x) else x
 
 
 @fast_version_of(math.scaled_weight_standardization)
@@ -26,7 +22,7 @@ def scaled_weight_standardization(
     """Two passes forward, two backward; units that are not the last axis become it."""
     kernel = tf.convert_to_tensor(kernel)
     dtype = kernel.dtype
-    kernel = _at_least_float32(kernel)
+    kernel = at_least_float32(kernel)
     gamma, eps = float(gamma), float(eps)
     rank = kernel.shape.rank
     if axis is None or sorted(i % rank for i in axis) == list(range(rank - 1)):
@@ -188,7 +184,7 @@ def binary_ws_kernel(
 ) -> tf.Tensor:
     """All three steps at once: three passes forward, three backward."""
     dtype = tf.as_dtype(dtype or kernel.dtype)
-    kernel, gain = map(_at_least_float32, (kernel, gain))
+    kernel, gain = map(at_least_float32, (kernel, gain))
     gamma, eps = float(gamma), float(eps)
 
     @first_order

@@ -5,6 +5,7 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
+from small import assert_same_weights, randomized
 
 from larq_nobn import UserError, zoo
 from larq_nobn.networks import FAMILIES, MobileNet, NetworkSpec
@@ -428,18 +429,6 @@ def test_one_batch_of_32_and_two_of_16(norm):
 # --- Saving ---------------------------------------------------------------------------
 
 
-def _randomize(model):
-    for weight in model.weights:
-        value = rng.normal(size=weight.shape)
-        weight.assign(np.abs(value) if "variance" in weight.name else value)
-    return model
-
-
-def _assert_same_weights(actual, expected):
-    for a, b in zip(actual.get_weights(), expected.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "norm", "file"),
@@ -452,11 +441,11 @@ def _assert_same_weights(actual, expected):
     ],
 )
 def test_saves_and_loads(tiny, name, norm, file, tmp_path):
-    model = _randomize(tiny(name, norm=norm))
+    model = randomized(tiny(name, norm=norm))
     model.save(tmp_path / file)
     loaded = tf.keras.models.load_model(tmp_path / file)
     assert [type(x) for x in loaded.layers] == [type(x) for x in model.layers]
-    _assert_same_weights(loaded, model)
+    assert_same_weights(loaded, model)
     if norm == "free":  # Keras drops the layer's name from batch norms' weights.
         assert _shapes(loaded) == _shapes(model)
     x = _images(2, 8, 8, 3)

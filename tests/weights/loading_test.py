@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from small import assert_same_weights, randomized
 
 from larq_nobn import UserError, zoo
 
@@ -11,18 +12,6 @@ rng = np.random.default_rng(0)
 
 def _images(*shape):
     return rng.normal(size=shape).astype("float32")
-
-
-def _randomize(model):
-    for weight in model.weights:
-        value = rng.normal(size=weight.shape)
-        weight.assign(np.abs(value) if "variance" in weight.name else value)
-    return model
-
-
-def _assert_same_weights(actual, expected):
-    for a, b in zip(actual.get_weights(), expected.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 WEIGHTS_FILES = ("m.keras", "m.h5", "m", "w.weights.h5", "w.h5")
@@ -37,14 +26,14 @@ def _save(model, path):
 def test_weights_from_a_path(tiny, file, tmp_path):
     """Saved weights and models, compiled and trained ones included."""
     kwargs = {"name": "one_unit" if file == "m" else "tiny", "norm": "batch"}
-    model = _randomize(tiny(**kwargs))
+    model = randomized(tiny(**kwargs))
     model.compile("adam", "mse", metrics=["mae"], run_eagerly=True)
     model.train_on_batch(_images(2, 8, 8, 3), np.ones((2, 3)))
     path = _save(model, tmp_path / file)
-    _assert_same_weights(tiny(**kwargs, weights=path), model)
+    assert_same_weights(tiny(**kwargs, weights=path), model)
     # For another step, another size of images.
     other = {"binary_weights": False, "input_shape": (16, 16, 3)}
-    _assert_same_weights(tiny(**kwargs, **other, weights=str(path)), model)
+    assert_same_weights(tiny(**kwargs, **other, weights=str(path)), model)
 
 
 _MISFITS = {
@@ -146,16 +135,16 @@ def test_code_in_weights_files_is_not_run(tmp_path, tiny):
     trojan = tf.keras.Model(model.input, lambda_layer(model.output))
     trojan.save(tmp_path / "trojan.h5")
     ran.clear()
-    _assert_same_weights(tiny(weights=tmp_path / "trojan.h5"), model)
+    assert_same_weights(tiny(weights=tmp_path / "trojan.h5"), model)
     assert not ran
 
 
 def test_transfer_weights(tiny):
     """From step 1 to step 2, whatever the size of the images."""
-    step1 = _randomize(tiny(binary_weights=False))
+    step1 = randomized(tiny(binary_weights=False))
     step2 = tiny(binary_weights=True, input_shape=(16, 16, 3))
     zoo.transfer_weights(step1, step2)
-    _assert_same_weights(step2, step1)
+    assert_same_weights(step2, step1)
 
 
 def test_transfer_is_all_or_nothing(tiny):
