@@ -8,7 +8,16 @@ The method of "BNN - BN = ?" (arXiv 2104.08215): `layers`, `quantizers`, `constr
 import importlib
 
 import larq_nobn._compat  # noqa: F401  # isort: skip  (first: it selects Keras 2)
-from larq_nobn import constraints, layers, losses, math, ops, optimizers, quantizers
+from larq_nobn import (
+    constraints,
+    layers,
+    losses,
+    math,
+    models,
+    ops,
+    optimizers,
+    quantizers,
+)
 from larq_nobn._errors import UserError
 
 __version__ = "0.1.0"
@@ -23,6 +32,7 @@ __all__ = [
     "layers",
     "losses",
     "math",
+    "models",
     "ops",
     "optimizers",
     "quantizers",

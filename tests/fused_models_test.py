@@ -1,5 +1,8 @@
 """`FusedModel` computes what its layers do, each by itself."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -301,6 +304,13 @@ def test_saves_loads_and_clones(tmp_path):
         loaded = tf.keras.models.load_model(tmp_path / name)
         np.testing.assert_array_equal(loaded(images), expected)
         assert name == "model" or isinstance(loaded, FusedModel)
+    # Importing the package is all that another process has to do.
+    code = "import sys, larq_nobn, tensorflow as tf;"
+    code += "print(type(tf.keras.models.load_model(sys.argv[1])).__name__)"
+    for name in ("model.keras", "model.h5"):
+        command = [sys.executable, "-c", code, str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.stdout.split()[-1:] == ["FusedModel"], done.stderr
     clone = tf.keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
     np.testing.assert_array_equal(clone(images), expected)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from larq_nobn._errors import UserError
 from larq_nobn._keras2 import arguments_of
 from larq_nobn._models import Call, calls_of, check_functional
+from larq_nobn.models import FusedModel
 
 Layer = tf.keras.layers.Layer
 
@@ -107,7 +108,7 @@ class Graph:
             for tensor, value in zip(call.outputs, outputs, strict=True):
                 values[id(tensor)] = value
         outputs = [values[id(tensor)].tensor for tensor in self.model.outputs]
-        return tf.keras.Model(
+        return FusedModel(
             inputs if len(inputs) > 1 else inputs[0],
             outputs if len(outputs) > 1 else outputs[0],
             name=name,
