@@ -64,6 +64,7 @@ setup(
         "scikit-learn>=1.3,<1.10",
         "matplotlib>=3.7,<3.12",
         "numpy>=1.26,<2",
+        "filelock>=3.12,<5",
         "h5py>=3.10",
         "requests>=2.31",
         "tqdm>=4.66",

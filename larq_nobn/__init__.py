@@ -7,7 +7,8 @@ The method of "BNN - BN = ?" (arXiv 2104.08215): `layers`, `quantizers`, `constr
 
 import importlib
 
-import larq_nobn._compat  # noqa: F401  # isort: skip  (first: it selects Keras 2)
+import larq_nobn._keras2  # noqa: F401  # isort: skip  (first: it selects Keras 2)
+import larq_nobn._tuner  # noqa: F401
 from larq_nobn import (
     constraints,
     layers,

@@ -1,4 +1,4 @@
-"""The error type for everything that a user can put right."""
+"""The errors for everything that a user can put right, and the usual checks."""
 
 import numbers
 from collections.abc import Iterable
@@ -11,7 +11,29 @@ class UserError(ValueError):
 
     It is a `ValueError`, so that library users can catch it as they would in Keras; the
     command line turns it into one line and exit status 2.
+
+    Args:
+        expected: What must be, in words and without a full stop; all of the message
+            where there is no `fix`.
+        got: What was received.
+        fix: What to do.
     """
+
+    def __init__(self, expected: str, *, got: object = None, fix: str | None = None):
+        if fix is not None:
+            expected = f"{expected}. Received: {_clause(got)}. Fix: {_clause(fix)}."
+        super().__init__(expected)
+
+
+def _clause(text: object) -> str:
+    """Without the full stop that a sentence of somebody else may have."""
+    text = str(text).strip()
+    is_sentence = text.endswith(".") and (text[-2:-1].isalnum() or text[-2:-1] in "')")
+    return text[:-1] if is_sentence else text
+
+
+class UserTypeError(UserError, TypeError):
+    """The same for a value of the wrong type."""
 
 
 def one_of(
@@ -31,18 +53,30 @@ def one_of(
     allowed = list(allowed)
     if not any(received is value or received == value for value in allowed):
         raise UserError(
-            f"`{what}` must be one of {', '.join(map(repr, allowed))}. "
-            f"Received: {what}={received!r}. "
-            f"Fix: {fix or 'choose one of the names above'}."
+            f"`{what}` must be one of {', '.join(map(repr, allowed))}",
+            got=f"{what}={received!r}",
+            fix=fix or "choose one of the names above",
         )
 
 
-def check_number(what: str, value: Any, kind: type, hint: str) -> None:
-    """Check that a value is a positive number, or integer, and finite."""
+def check_number(
+    what: str, value: Any, fix: str, *, kind: type = float, zero: bool = False
+) -> None:
+    """Check that a value is a number above 0, and finite.
+
+    Args:
+        what: Name of the argument.
+        value: The value to check.
+        fix: What to do.
+        kind: `float` for any real number, `int` for whole ones.
+        zero: Whether 0 is fine too.
+
+    Raises:
+        UserError: If it is something else.
+    """
     wanted = numbers.Integral if kind is int else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, wanted) or not 0 < value < inf:
+    is_number = isinstance(value, wanted) and not isinstance(value, bool)
+    if not is_number or not (0 < value < inf or (zero and value == 0)):
         noun = "integer" if kind is int else "number"
-        raise UserError(
-            f"`{what}` must be a positive {noun}. Received: {what}={value!r}. "
-            f"Fix: {hint}."
-        )
+        rule = f"a {noun}, 0 or more" if zero else f"a positive {noun}"
+        raise UserError(f"`{what}` must be {rule}", got=f"{what}={value!r}", fix=fix)

@@ -1,10 +1,98 @@
-"""What is private in Keras 2 and used here: after an upgrade, look here first."""
+"""Keras 2: its choice, and every private name of it that is used here.
 
-from collections.abc import Callable
+After an upgrade, look here first. Larq is written for Keras 2. From TensorFlow 2.16 on,
+`tf.keras` is Keras 3 unless `TF_USE_LEGACY_KERAS=1` is set and `tf_keras` is installed,
+so the variable is set here, before anything touches `tf.keras` (TensorFlow resolves the
+name lazily).
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+if Path(sys.argv[0]).name == "larq-nobn":
+    # Users of the command want its output, not TensorFlow's start-up log.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if importlib.metadata.version("keras").startswith("3."):
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 import tensorflow as tf
 
-from larq_nobn._models import Call, calls_of
+from larq_nobn._errors import UserError
+
+TF_VERSION = tuple(int(part) for part in tf.__version__.split(".")[:2])
+SUPPORTED_TF = ((2, 15), (2, 19))
+
+
+def check_environment() -> None:
+    """Check that `tf.keras` is the Keras 2 that Larq needs.
+
+    Raises:
+        ImportError: If `tf.keras` is Keras 3, or `tensorflow.keras` by being imported
+            first, or `tf_keras` is missing.
+    """
+    try:
+        version = getattr(tf.keras, "__version__", "2.15")
+    except ImportError as error:
+        # TensorFlow 2.15 brings Keras 2, and wants tf_keras only if it is told to.
+        unset = "unset TF_USE_LEGACY_KERAS, or " if TF_VERSION < (2, 16) else ""
+        raise ImportError(
+            f"TensorFlow {tf.__version__} needs the package tf_keras for Larq"
+            f"{' where TF_USE_LEGACY_KERAS is set' if unset else ''}, which is not "
+            f"installed. Fix: {unset}pip install 'tf_keras~={TF_VERSION[0]}."
+            f"{TF_VERSION[1]}.0'."
+        ) from error
+    spec = importlib.util.find_spec("tensorflow.keras")
+    if spec and "_tf_keras" in str(spec.origin):
+        # It was decided when TensorFlow was imported.
+        raise ImportError(
+            "Larq needs Keras 2, but TensorFlow was imported on Keras 3 before "
+            "larq_nobn. Fix: import larq_nobn before tensorflow and keras_tuner, or "
+            "set the environment variable TF_USE_LEGACY_KERAS=1."
+        )
+    if version.startswith("3."):
+        raise ImportError(
+            "Larq needs Keras 2, but tf.keras is Keras "
+            f"{version}. Fix: set the environment variable TF_USE_LEGACY_KERAS=1 "
+            "(or import larq_nobn before tf.keras is first used) and install tf_keras."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a layer.
+
+    Attributes:
+        layer: The layer.
+        node: Keras's record of the call.
+        inputs: The Keras tensors that it reads.
+        outputs: The Keras tensors that it makes.
+    """
+
+    layer: tf.keras.layers.Layer
+    node: object
+    inputs: tuple[tf.Tensor, ...]
+    outputs: tuple[tf.Tensor, ...]
+
+
+def calls_of(model: tf.keras.Model) -> Iterator[Call]:
+    """Go through a functional model's calls, in the order of their execution.
+
+    Those of input layers are left out.
+    """
+    for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
+        for node in nodes:
+            if not node.is_input:
+                yield Call(
+                    node.layer,
+                    node,
+                    tuple(tf.nest.flatten(node.keras_inputs)),
+                    tuple(tf.nest.flatten(node.outputs)),
+                )
 
 
 def is_scratch_graph(graph: tf.Graph) -> bool:
@@ -56,3 +144,103 @@ def arguments_of(call: Call, values: dict[int, object]) -> tuple[tuple, dict]:
     # Keras takes each value as often as it is an input.
     stacks = {str(id(x)): [values[id(x)]] * len(call.inputs) for x in call.inputs}
     return call.node.map_arguments(stacks)
+
+
+def is_functional(model: object) -> bool:
+    """Whether it is a functional model, or a Sequential one with a known input."""
+    return bool(getattr(model, "_is_graph_network", False))
+
+
+def check_functional(model: object) -> None:
+    """Check that a model is functional or Sequential, and built.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if not isinstance(model, tf.keras.Model):
+        raise UserError(
+            "`model` must be a Keras model",
+            got=type(model).__name__,
+            fix="load it with larq_nobn.saving.load_model",
+        )
+    if isinstance(model, tf.keras.Sequential) and not model.built:
+        raise UserError(
+            "`model` must be built",
+            got=f"{model.name}, whose input shape is unknown",
+            fix="call model.build(input_shape) or start with keras.Input",
+        )
+    if not is_functional(model):
+        raise UserError(
+            "`model` must be a functional or Sequential model, whose layers are known",
+            got=f"{model.name}, a subclassed {type(model).__name__}",
+            fix="build it from keras.Input with the functional API",
+        )
+
+
+def with_sublayers(layer: tf.keras.layers.Layer) -> list[tf.keras.layers.Layer]:
+    """A layer and all that are inside of it, however deep."""
+    return list(layer._flatten_layers())
+
+
+def switch_off_autocast(layer: tf.keras.layers.Layer) -> None:
+    """Let a layer see its inputs in the precision that they have."""
+    layer._autocast = False
+
+
+def is_variable(item: object) -> bool:
+    """Whether an optimizer takes it for a variable, distributed ones included."""
+    return isinstance(item, tf.Variable) or hasattr(item, "_unique_id")
+
+
+def unchecked_learning_rate(optimizer: tf.keras.optimizers.Optimizer):
+    """What an optimizer was given as its rate: a number, a variable or a schedule."""
+    return getattr(optimizer, "_learning_rate", 0.0)
+
+
+def moments_of(
+    adam: tf.keras.optimizers.Adam, variable: tf.Variable
+) -> tuple[tf.Variable, tf.Variable]:
+    """Adam's moving averages of a variable's gradient and of its square."""
+    index = adam._index_dict[adam._var_key(variable)]
+    return adam._momentums[index], adam._velocities[index]
+
+
+class OuterOptimizer(tf.keras.optimizers.Optimizer):
+    """A Keras optimizer that has no state but that of the one inside of it.
+
+    Args:
+        optimizer: The one inside.
+        name: Its name.
+        **kwargs: As in Keras.
+    """
+
+    def __init__(self, optimizer: tf.keras.optimizers.Optimizer, name: str, **kwargs):
+        self._optimizer = optimizer
+        super().__init__(name=name, **kwargs)
+
+    @property
+    def is_built(self) -> bool:
+        """Whether it knows its variables."""
+        return getattr(self, "_built", False)
+
+    def build(self, var_list: Sequence[tf.Variable]) -> None:
+        """Create the inner optimizer's state for these variables."""
+        if not self.is_built:
+            self._optimizer.build(var_list)
+            self._build_index_dict(var_list)
+            self._built = True
+
+    def key_of(self, variable: tf.Variable):
+        """What tells a variable from others, the same on all replicas."""
+        return self._var_key(variable)
+
+    def index_of(self, variable: tf.Variable) -> int | None:
+        """Where a variable stands among the trained ones; frozen ones do not."""
+        return self._index_dict.get(self._var_key(variable))
+
+    def _create_iteration_variable(self):
+        # The inner optimizer counts; SavedModel looks for a counter by this name.
+        self._iterations = self._optimizer.iterations
+
+
+check_environment()

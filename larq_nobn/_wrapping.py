@@ -4,8 +4,11 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
+from larq_nobn._errors import UserError, UserTypeError
+from larq_nobn._keras2 import OuterOptimizer, is_variable, unchecked_learning_rate
 
-class GradientTransformation(tf.keras.optimizers.Optimizer):
+
+class GradientTransformation(OuterOptimizer):
     """A Keras optimizer that transforms gradients and lets another one apply them.
 
     Learning rate, iterations, slots and moving averages are the inner optimizer's. In a
@@ -21,13 +24,14 @@ class GradientTransformation(tf.keras.optimizers.Optimizer):
     """
 
     def __init__(self, optimizer, name: str):
-        self._optimizer = _check_optimizer(optimizer, type(self).__name__)
+        optimizer = _check_optimizer(optimizer, type(self).__name__)
         super().__init__(
-            name=name,
-            use_ema=self._optimizer.use_ema,
-            ema_momentum=self._optimizer.ema_momentum,
-            ema_overwrite_frequency=self._optimizer.ema_overwrite_frequency,
-            jit_compile=self._optimizer.jit_compile,
+            optimizer,
+            name,
+            use_ema=optimizer.use_ema,
+            ema_momentum=optimizer.ema_momentum,
+            ema_overwrite_frequency=optimizer.ema_overwrite_frequency,
+            jit_compile=optimizer.jit_compile,
         )
 
     def transform(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
@@ -53,14 +57,6 @@ class GradientTransformation(tf.keras.optimizers.Optimizer):
         """
         pairs = zip(gradients, variables, strict=True)
         return [self.transform(gradient, variable) for gradient, variable in pairs]
-
-    def build(self, var_list: Sequence[tf.Variable]) -> None:
-        """Create the inner optimizer's state for these variables."""
-        if getattr(self, "_built", False):
-            return
-        self._optimizer.build(var_list)
-        self._build_index_dict(var_list)
-        self._built = True
 
     def apply_gradients(
         self,
@@ -109,7 +105,7 @@ class GradientTransformation(tf.keras.optimizers.Optimizer):
 
     def _positions(self, variables: Sequence[tf.Variable]) -> list[int]:
         """Where variables stand among the trained ones; frozen ones do not."""
-        positions = (self._index_dict.get(self._var_key(v)) for v in variables)
+        positions = map(self.index_of, variables)
         return [position for position in positions if position is not None]
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
@@ -122,10 +118,6 @@ class GradientTransformation(tf.keras.optimizers.Optimizer):
         return self._optimizer
 
     # What Keras, its callbacks and LossScaleOptimizer read and set.
-
-    def _create_iteration_variable(self):
-        # The inner optimizer counts; SavedModel looks for a counter by this name.
-        self._iterations = self._optimizer.iterations
 
     @property
     def iterations(self) -> tf.Variable:
@@ -205,19 +197,20 @@ class VariableSelection:
 
     def __init__(self, argument: str, items):
         if isinstance(items, (str, tf.Variable, tf.Module)):
-            raise TypeError(
-                f"`{argument}` must be a list or tuple of variables and layers. "
-                f"Received: {items!r}. Fix: wrap it, {argument}=[...]."
+            raise UserTypeError(
+                f"`{argument}` must be a list or tuple of variables and layers",
+                got=repr(items),
+                fix=f"wrap it, {argument}=[...]",
             )
         self._argument = argument
         self._items = list(items)
-        kinds = (tf.Variable, tf.keras.layers.Layer, int, dict)
+        kinds = (tf.keras.layers.Layer, int, dict)
         for item in self._items:
-            if not isinstance(item, kinds) and not hasattr(item, "_unique_id"):
-                raise TypeError(
-                    f"`{argument}` must hold variables or layers. Received: "
-                    f"{item!r} of type {type(item).__name__}. Fix: pass for example "
-                    "model.get_layer('classifier')."
+            if not isinstance(item, kinds) and not is_variable(item):
+                raise UserTypeError(
+                    f"`{argument}` must hold variables or layers",
+                    got=f"{item!r} of type {type(item).__name__}",
+                    fix="pass for example model.get_layer('classifier')",
                 )
 
     def _flat(self) -> list:
@@ -253,12 +246,13 @@ class VariableSelection:
                 v for v in same if f"/{saved['name']}".endswith(f"/{v.name}")
             ]
         if len(matches) != 1:
-            raise ValueError(
-                f"`{self._argument}` was saved with a variable that must be found once "
-                f"among the {len(var_list)} trained ones. Received: {saved!r}, found "
-                f"{len(matches)} times. Fix: load the model with compile=False and "
-                "compile it again; to save a model before its first training step, "
-                "call optimizer.build(model.trainable_variables) first."
+            raise UserError(
+                f"`{self._argument}` was saved with a variable that must be found "
+                f"once among the {len(var_list)} trained ones",
+                got=f"{saved!r}, found {len(matches)} times",
+                fix="load the model with compile=False and compile it again; to save "
+                "a model before its first training step, call "
+                "optimizer.build(model.trainable_variables) first",
             )
         return matches[0]
 
@@ -267,22 +261,24 @@ def _check_optimizer(optimizer, wrapper: str) -> tf.keras.optimizers.Optimizer:
     if isinstance(optimizer, (str, dict)):
         optimizer = tf.keras.optimizers.get(optimizer)
     if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
-        raise TypeError(
+        raise UserTypeError(
             f"{wrapper} must see unscaled gradients, so it goes inside the "
-            f"LossScaleOptimizer. Received: {type(optimizer).__name__}. "
-            f"Fix: LossScaleOptimizer({wrapper}(optimizer)), or leave it out: Keras "
-            "adds it in `compile` under the policy mixed_float16."
+            "LossScaleOptimizer",
+            got=type(optimizer).__name__,
+            fix=f"LossScaleOptimizer({wrapper}(optimizer)), or leave it out: Keras "
+            "adds it in `compile` under the policy mixed_float16",
         )
     if not isinstance(optimizer, tf.keras.optimizers.Optimizer):
         fix = "pass for example tf.keras.optimizers.Adam(5e-4)"
         if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
             fix = "use the class of the same name from tf.keras.optimizers"
-        raise TypeError(
-            f"`optimizer` must be a tf.keras.optimizers.Optimizer or a name. Received: "
-            f"{type(optimizer).__module__}.{type(optimizer).__name__}. Fix: {fix}."
+        raise UserTypeError(
+            "`optimizer` must be a tf.keras.optimizers.Optimizer or a name",
+            got=f"{type(optimizer).__module__}.{type(optimizer).__name__}",
+            fix=fix,
         )
     # Keras takes any learning rate, and fails in the first step.
-    _check_learning_rate(getattr(optimizer, "_learning_rate", 0.0))
+    _check_learning_rate(unchecked_learning_rate(optimizer))
     return optimizer
 
 
@@ -299,8 +295,9 @@ def _check_learning_rate(learning_rate) -> None:
     except (TypeError, ValueError):
         number = False
     if not number:
-        raise TypeError(
+        raise UserTypeError(
             "`learning_rate` must be a number or a "
-            "tf.keras.optimizers.schedules.LearningRateSchedule. "
-            f"Received: {learning_rate!r}. Fix: for example 5e-4."
+            "tf.keras.optimizers.schedules.LearningRateSchedule",
+            got=repr(learning_rate),
+            fix="for example 5e-4",
         )

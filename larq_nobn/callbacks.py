@@ -44,9 +44,10 @@ def _clipping_optimizer(optimizer) -> AdaptiveGradientClipping:
     if optimizer is None or not optimizer.track_clipping:
         raise UserError(
             "ClippingReport needs a model compiled with an AdaptiveGradientClipping "
-            "that counts. Received: "
-            f"{type(outer if optimizer is None else optimizer).__name__}"
-            f"{'' if optimizer is None else '(track_clipping=False)'}. "
-            "Fix: AdaptiveGradientClipping(optimizer, track_clipping=True)."
+            "that counts",
+            got=type(outer).__name__
+            if optimizer is None
+            else f"{type(optimizer).__name__}(track_clipping=False)",
+            fix="AdaptiveGradientClipping(optimizer, track_clipping=True)",
         )
     return optimizer

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import larq as lq
 import tensorflow as tf
 
+from larq_nobn._errors import check_number
 from larq_nobn._registration import register
 from larq_nobn.ops import scaled_weight_standardization
 
@@ -62,13 +63,5 @@ def check_gamma_and_eps(gamma: float, eps: float) -> None:
     Raises:
         ValueError: If `gamma` is not positive or `eps` is negative.
     """
-    if not gamma > 0:
-        raise ValueError(
-            f"`gamma` must be a positive number. Received: gamma={gamma!r}. "
-            "Fix: use 1.0 behind a sign."
-        )
-    if not eps >= 0:
-        raise ValueError(
-            f"`eps` must not be negative. Received: eps={eps!r}. "
-            "Fix: 1e-5 is the paper's choice."
-        )
+    check_number("gamma", gamma, "use 1.0 behind a sign")
+    check_number("eps", eps, "1e-5 is the paper's choice", zero=True)

@@ -1,10 +1,15 @@
-"""The data sets: input, classes, normalization and augmentation."""
+"""The data sets, one row each: input, classes, normalization, augmentation, source.
+
+A row may be added at run time, for any data set of tensorflow-datasets:
+
+    DATASETS["svhn_cropped"] = Dataset(
+        input_shape=(32, 32, 3), num_classes=10, mean=..., std=..., flip=False
+    )
+"""
 
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-
-from larq_nobn._errors import one_of
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100 = """
@@ -20,78 +25,98 @@ turtle wardrobe whale willow_tree wolf woman worm
 """
 
 
-@dataclass(frozen=True)
-class ImageStatistics:
-    """Normalization of a dataset's images and the names of its classes.
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A data set.
 
     Attributes:
+        input_shape: Height, width and channels of what networks are trained on.
+        num_classes: Number of classes.
         mean: Mean per channel, for pixel values in [0, 1].
         std: Standard deviation per channel.
-        classes: Names in the order of the labels; empty for ImageNet, whose names
-            `class_names` looks up.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    classes: tuple[str, ...] = ()
-
-
-STATISTICS = {
-    "imagenet": ImageStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10": ImageStatistics(
-        (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), tuple(_CIFAR10.split())
-    ),
-    "cifar100": ImageStatistics(
-        (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), tuple(_CIFAR100.split())
-    ),
-    "digits": ImageStatistics((0.305,), (0.376,), tuple("0123456789")),
-}
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a data set comes from, and how its images are augmented.
-
-    Attributes:
-        input_shape: Height, width and channels.
-        num_classes: Number of classes.
+        classes: Names in the order of the labels; without them the labels' numbers.
         crop_padding: Pixels added on each side before the random crop.
         flip: Whether images are mirrored at random.
+        stem: The usual stem of networks for it.
+        source: Its name in tensorflow-datasets, if another.
+        test_split: The held-out part's name there.
         embedded: Whether it comes with scikit-learn and needs no data folder.
+        streamed: Whether it stays on disk, as JPEGs of any size, which are cropped and
+            scaled as ImageNet's are.
     """
 
     input_shape: tuple[int, int, int]
     num_classes: int
-    crop_padding: int
-    flip: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...] = ()
+    crop_padding: int = 4
+    flip: bool = True
+    stem: str = "cifar"
+    source: str | None = None
+    test_split: str = "test"
     embedded: bool = False
+    streamed: bool = False
 
 
-SOURCES = {
-    "cifar10": Source((32, 32, 3), 10, crop_padding=4, flip=True),
-    "cifar100": Source((32, 32, 3), 100, crop_padding=4, flip=True),
-    "digits": Source((8, 8, 1), 10, crop_padding=1, flip=False, embedded=True),
-    "imagenet": Source((224, 224, 3), 1000, crop_padding=0, flip=True),
+DATASETS = {
+    "cifar10": Dataset(
+        input_shape=(32, 32, 3),
+        num_classes=10,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        classes=tuple(_CIFAR10.split()),
+    ),
+    "cifar100": Dataset(
+        input_shape=(32, 32, 3),
+        num_classes=100,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        classes=tuple(_CIFAR100.split()),
+    ),
+    "digits": Dataset(
+        input_shape=(8, 8, 1),
+        num_classes=10,
+        mean=(0.305,),
+        std=(0.376,),
+        classes=tuple("0123456789"),
+        crop_padding=1,
+        flip=False,
+        embedded=True,
+    ),
+    "imagenet": Dataset(
+        input_shape=(224, 224, 3),
+        num_classes=1000,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        stem="imagenet",
+        source="imagenet2012",
+        test_split="validation",
+        streamed=True,
+    ),
 }
+
+
+def usual_stem(dataset: str) -> str:
+    """The stem of networks for a data set, also for one without a row here."""
+    return DATASETS[dataset].stem if dataset in DATASETS else "cifar"
 
 
 def class_names(dataset: str) -> tuple[tuple[str, str], ...]:
     """Id and name of each class, in the order of the labels.
 
     Args:
-        dataset: One of `STATISTICS`.
+        dataset: One of `DATASETS`.
 
     Returns:
         For ImageNet pairs such as `("n01440764", "tench")`, as Keras gives them, but
         without a download; else pairs such as `("0", "airplane")`.
-
-    Raises:
-        UserError: If the dataset is unknown.
     """
-    one_of("dataset", dataset, STATISTICS)
-    if dataset == "imagenet":
+    row = DATASETS[dataset]
+    if row.source == "imagenet2012":
         return _imagenet_classes()
-    return tuple((str(i), name) for i, name in enumerate(STATISTICS[dataset].classes))
+    names = row.classes or map(str, range(row.num_classes))
+    return tuple((str(i), name) for i, name in enumerate(names))
 
 
 @functools.cache

@@ -167,8 +167,8 @@ def _clear(folder: Path) -> None:
         return
     if not (folder / "settings.json").is_file():
         raise UserError(
-            "`--out` must be a folder of its own for the demo. Received: "
-            f"{folder.parent}, whose {folder.name} holds something else. Fix: choose "
-            "another --out."
+            "`--out` must be a folder of its own for the demo",
+            got=f"{folder.parent}, whose {folder.name} holds something else",
+            fix="choose another --out",
         )
     shutil.rmtree(folder)

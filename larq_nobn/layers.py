@@ -7,9 +7,12 @@ import larq as lq
 import tensorflow as tf
 
 from larq_nobn import ops
+from larq_nobn._errors import UserError
+from larq_nobn._keras2 import switch_off_autocast
+from larq_nobn._larq import ExtensibleQuantConv2D, has_metrics
 from larq_nobn._registration import register
 from larq_nobn.constraints import check_gamma_and_eps
-from larq_nobn.quantizers import ScaledSign, has_surrogate
+from larq_nobn.quantizers import has_surrogate, is_channelwise
 
 
 class _NamedWeights:
@@ -24,7 +27,7 @@ class _NamedWeights:
 
 
 @register
-class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
+class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
     """Larq's `QuantConv2D` with one more padding: `"symmetric"`.
 
     TensorFlow's `"same"` puts the odd pixel of a strided convolution at the end;
@@ -59,9 +62,10 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
     ):
         padding = str(padding).lower()
         if padding not in ("valid", "same", "symmetric"):
-            raise ValueError(
-                "`padding` must be 'valid', 'same' or 'symmetric'. "
-                f"Received: padding={padding!r}. Fix: 'symmetric' is PyTorch's padding."
+            raise UserError(
+                "`padding` must be 'valid', 'same' or 'symmetric'",
+                got=f"padding={padding!r}",
+                fix="'symmetric' is PyTorch's padding",
             )
         self._symmetric = padding == "symmetric"
         # "symmetric" has the output shape of "same", and for stride 1 also its padding.
@@ -75,12 +79,13 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
         # comes without a constraint; the reference networks have none.
         self.kernel_quantizer = lq.quantizers.get_kernel_quantizer(kernel_quantizer)
         if self._symmetric and not all(size % 2 for size in self.kernel_size):
-            raise ValueError(
-                "`padding='symmetric'` needs an odd kernel size. Received: "
-                f"kernel_size={self.kernel_size}. Fix: use an odd kernel, or 'same'."
+            raise UserError(
+                "`padding='symmetric'` needs an odd kernel size",
+                got=f"kernel_size={self.kernel_size}",
+                fix="use an odd kernel, or 'same'",
             )
         if self._symmetric and max(self.strides) > 1 and max(self.kernel_size) > 1:
-            self._is_native_padding = False
+            self.pad_explicitly()
         # Larq sets the quantizer before Keras can track it; a quantizer with weights
         # (RSign) has to be seen as a sublayer.
         self.input_quantizer = self.input_quantizer
@@ -105,7 +110,7 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
             isinstance(training, bool | int | None)
             and not training
             and getattr(quantizer, "precision", 32) == 1
-            and isinstance(self.kernel_quantizer, ScaledSign)
+            and is_channelwise(self.kernel_quantizer)
         )
         with _keep_quantized_scope():
             return super().call(inputs)
@@ -129,9 +134,8 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
             Tensor of shape `(batch, new height, new width, filters)`.
         """
         padding = self.padding
-        if not self._is_native_padding:
-            signs = tf.pad(signs, self._get_padding_same(signs))
-            padding, recompute = "valid", None
+        if self.pads_explicitly:
+            signs, padding, recompute = self.padded(signs), "valid", None
         with _keep_quantized_scope(), lq.context.quantized_scope(True):
             kernel = self.training_kernel(self.kernel, signs.dtype, factor)
         return ops.conv2d(signs, kernel, self.strides, padding.upper(), recompute)
@@ -144,7 +148,7 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
             type(self).call is QuantConv2D.call
             and type(self).convolution_op is QuantConv2D.convolution_op
             and has_surrogate(self.input_quantizer)
-            and not any(getattr(q, "_custom_metrics", None) for q in quantizers)
+            and not any(map(has_metrics, quantizers))
             and self._is_plain
             and not self.use_bias
             and self.activation is tf.keras.activations.linear
@@ -198,9 +202,10 @@ class QuantConv2D(_NamedWeights, lq.layers.QuantConv2D):
         is_dense = self.groups == 1 and set(self.dilation_rate) == {1}
         return is_dense and self.data_format == "channels_last"
 
-    def _get_spatial_padding_same(self, shape):
+    def padding_of_same(self, shape: Sequence[int]) -> list[tuple[int, int]]:
+        """What is added before and behind height and width."""
         if not self._symmetric:
-            return super()._get_spatial_padding_same(shape)
+            return super().padding_of_same(shape)
         return [
             (dilation * (size // 2),) * 2
             for size, dilation in zip(self.kernel_size, self.dilation_rate, strict=True)
@@ -272,7 +277,7 @@ class ScaledWSConv2D(QuantConv2D):
         self.eps = eps
         if isinstance(self.kernel_quantizer, tf.keras.layers.Layer):
             # It would cast the kernel to the compute dtype, where small weights are 0.
-            self.kernel_quantizer._autocast = False
+            switch_off_autocast(self.kernel_quantizer)
 
     def build(self, input_shape):
         """Create `kernel` and `gain`."""
@@ -287,10 +292,8 @@ class ScaledWSConv2D(QuantConv2D):
             kwargs["experimental_autocast"] = False
         return super().add_weight(name=name, **kwargs)
 
-    def _get_quantizer(self, name: str):
-        """Larq reads the kernel through this function: standardize, then quantize."""
-        if name != "kernel":
-            return None
+    def kernel_view(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """What the kernel is read through: standardize, then quantize."""
         quantize = self.kernel_quantizer
 
         @lq.utils.set_precision(getattr(quantize, "precision", 32))
@@ -307,16 +310,10 @@ class ScaledWSConv2D(QuantConv2D):
         if factor != 1:
             gain = gain * tf.constant(factor, gain.dtype)
         latent = getattr(kernel, "latent_variable", None)
-        if isinstance(quantize, ScaledSign) and latent is not None:
+        if is_channelwise(quantize) and latent is not None:
             # What Larq would read, in fewer passes.
-            return ops.binary_ws_kernel(
-                tf.convert_to_tensor(latent),
-                gain,
-                self.gamma,
-                self.eps,
-                quantize.clip_value,
-                dtype,
-            )
+            latent = tf.convert_to_tensor(latent)
+            return quantize.standardized(latent, gain, self.gamma, self.eps, dtype)
         return ops.scale_channels(tf.convert_to_tensor(kernel), gain, dtype)
 
     def whole_kernel(self, kernel):
@@ -582,14 +579,16 @@ class SymmetricMaxPooling2D(tf.keras.layers.MaxPooling2D):
         kwargs.pop("padding", None)
         super().__init__(pool_size, strides, padding="same", **kwargs)
         if not all(size % 2 for size in self.pool_size):
-            raise ValueError(
-                "SymmetricMaxPooling2D needs an odd pool size. Received: "
-                f"pool_size={self.pool_size}. Fix: use an odd one, or MaxPooling2D."
+            raise UserError(
+                "SymmetricMaxPooling2D needs an odd pool size",
+                got=f"pool_size={self.pool_size}",
+                fix="use an odd one, or MaxPooling2D",
             )
         if self.data_format != "channels_last":
-            raise ValueError(
-                "SymmetricMaxPooling2D needs channels last. Received: data_format="
-                f"{self.data_format!r}. Fix: tf.transpose the input, or MaxPooling2D."
+            raise UserError(
+                "SymmetricMaxPooling2D needs channels last",
+                got=f"data_format={self.data_format!r}",
+                fix="tf.transpose the input, or MaxPooling2D",
             )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -616,9 +615,10 @@ def _keep_quantized_scope() -> Iterator[None]:
 def _channels(layer: tf.keras.layers.Layer, input_shape) -> int:
     channels = tf.TensorShape(input_shape)[-1]
     if channels is None:
-        raise ValueError(
+        raise UserError(
             f"{type(layer).__name__} has weights per channel, so the last axis of its "
-            f"input must be known. Received: input shape {tuple(input_shape)}. "
-            "Fix: give the input a fixed number of channels."
+            "input must be known",
+            got=f"input shape {tuple(input_shape)}",
+            fix="give the input a fixed number of channels",
         )
     return channels

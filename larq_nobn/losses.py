@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from larq_nobn._errors import UserError
 from larq_nobn._registration import register
 
 
@@ -62,11 +63,12 @@ class DistributionLoss(tf.keras.losses.Loss):
         y_pred = tf.convert_to_tensor(y_pred)
         y_true = tf.cast(y_true, y_pred.dtype)
         if y_true.shape.rank != 2 or not y_true.shape.is_compatible_with(y_pred.shape):
-            raise ValueError(
+            raise UserError(
                 "The teacher's and the student's outputs must both have the shape "
-                f"(batch, classes). Received: teacher {y_true.shape}, student "
-                f"{y_pred.shape}. Fix: use a teacher that was trained on the same "
-                "classes, and pass its logits as y_true."
+                "(batch, classes)",
+                got=f"teacher {y_true.shape}, student {y_pred.shape}",
+                fix="use a teacher that was trained on the same classes, and pass its "
+                "logits as y_true",
             )
         return distribution_loss(y_true, y_pred, self.from_logits)
 

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import tensorflow as tf
 
 from larq_nobn import ops
-from larq_nobn._keras2 import arguments_of, run_functional
-from larq_nobn._models import Call, calls_of
+from larq_nobn._keras2 import Call, arguments_of, calls_of, run_functional
 from larq_nobn._registration import register
 from larq_nobn.layers import LearnableBias, QuantConv2D, RPReLU, Scale, ScaledAdd
 

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import tensorflow as tf
 
+from larq_nobn._errors import UserError, check_number
+from larq_nobn._keras2 import moments_of
 from larq_nobn._registration import register
 from larq_nobn._wrapping import GradientTransformation, VariableSelection
 from larq_nobn.ops import agc_scale
@@ -63,8 +65,8 @@ class AdaptiveGradientClipping(GradientTransformation):
         track_clipping: bool = False,
         name: str = "adaptive_gradient_clipping",
     ):
-        _check_positive("clip_factor", clip_factor, "0.02 is the paper's choice")
-        _check_positive("eps", eps, "1e-3 is the papers' choice")
+        check_number("clip_factor", clip_factor, "0.02 is the paper's choice")
+        check_number("eps", eps, "1e-3 is the papers' choice")
         super().__init__(optimizer, name)
         self.clip_factor = float(clip_factor)
         self.eps = float(eps)
@@ -75,16 +77,16 @@ class AdaptiveGradientClipping(GradientTransformation):
 
     def build(self, var_list: Sequence[tf.Variable]) -> None:
         """Create the inner state and find the excluded variables."""
-        if getattr(self, "_built", False):
+        if self.is_built:
             return
         super().build(var_list)
         excluded = self._exclude.resolve(var_list)
-        self._excluded_keys = {self._var_key(variable) for variable in excluded}
+        self._excluded_keys = {self.key_of(variable) for variable in excluded}
         self._excluded_positions = self._positions(excluded)
         if self.track_clipping:
             # ON_READ: each replica counts by itself, with no communication in the step.
             for variable in var_list:
-                key = self._var_key(variable)
+                key = self.key_of(variable)
                 if key not in self._excluded_keys:
                     counter = tf.Variable(
                         tf.zeros(3),
@@ -97,7 +99,7 @@ class AdaptiveGradientClipping(GradientTransformation):
 
     def transform(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
         """Clip one gradient."""
-        if self._var_key(variable) in self._excluded_keys:
+        if self.key_of(variable) in self._excluded_keys:
             return gradient
         clipped, scale = self._clip(gradient, tf.convert_to_tensor(variable))
         if self.track_clipping:
@@ -114,7 +116,7 @@ class AdaptiveGradientClipping(GradientTransformation):
         results = list(gradients)
         alike = defaultdict(list)
         for i, variable in enumerate(variables):
-            if self._var_key(variable) in self._excluded_keys:
+            if self.key_of(variable) in self._excluded_keys:
                 continue
             if _is_small(variable.shape):
                 dtypes = gradients[i].dtype, variable.dtype
@@ -144,7 +146,7 @@ class AdaptiveGradientClipping(GradientTransformation):
     def _count(self, scale: tf.Tensor, variable: tf.Variable) -> None:
         counted = tf.cast(scale, tf.float32)
         clipped = tf.reduce_mean(tf.cast(counted < 1, tf.float32))
-        _, counter = self._clipped.counters[self._var_key(variable)]
+        _, counter = self._clipped.counters[self.key_of(variable)]
         counter.assign_add(tf.stack([clipped, tf.reduce_mean(counted), 1.0]))
 
     def clipping_report(self, reset: bool = False) -> dict[str, dict[str, float]]:
@@ -167,7 +169,7 @@ class AdaptiveGradientClipping(GradientTransformation):
         for variable, fraction, scale in self._read_clipping(reset):
             name = variable.name
             if name in report:
-                name = f"{name} ({self._index_dict[self._var_key(variable)]})"
+                name = f"{name} ({self.index_of(variable)})"
             report[name] = {"fraction": fraction, "scale": scale}
         return report
 
@@ -188,10 +190,10 @@ class AdaptiveGradientClipping(GradientTransformation):
             ValueError: If the optimizer was made without `track_clipping=True`.
         """
         counted = self._read_clipping(reset)
-        fractions = {self._var_key(v): fraction for v, fraction, _ in counted}
+        fractions = {self.key_of(v): fraction for v, fraction, _ in counted}
         report = {}
         for layer in _layers(model):
-            keys = {self._var_key(v): v.shape for v in layer.trainable_variables}
+            keys = {self.key_of(v): v.shape for v in layer.trainable_variables}
             units = {
                 key: shape[-1] if shape.rank > 1 else 1
                 for key, shape in keys.items()
@@ -205,9 +207,10 @@ class AdaptiveGradientClipping(GradientTransformation):
     def _read_clipping(self, reset: bool) -> list[tuple[tf.Variable, float, float]]:
         """Variable, fraction and scale; where no step was taken nothing was clipped."""
         if not self.track_clipping:
-            raise ValueError(
-                "Clipping is counted only on request. Received: track_clipping=False. "
-                "Fix: AdaptiveGradientClipping(..., track_clipping=True)."
+            raise UserError(
+                "Clipping is counted only on request",
+                got="track_clipping=False",
+                fix="AdaptiveGradientClipping(..., track_clipping=True)",
             )
         counted = []
         for variable, counter in self._clipped.counters.values():
@@ -220,7 +223,7 @@ class AdaptiveGradientClipping(GradientTransformation):
 
     def get_config(self) -> dict:
         """Return the constructor's arguments, the selection in its saved form."""
-        if getattr(self, "_built", False):
+        if self.is_built:
             exclude = list(self._excluded_positions)
         else:
             exclude = self._exclude.describe()
@@ -261,11 +264,7 @@ class CoupledWeightDecay(GradientTransformation):
         *,
         name: str = "coupled_weight_decay",
     ):
-        if not weight_decay >= 0:
-            raise ValueError(
-                "`weight_decay` must not be negative. "
-                f"Received: weight_decay={weight_decay!r}. Fix: 1e-5 is the paper's."
-            )
+        check_number("weight_decay", weight_decay, "1e-5 is the paper's", zero=True)
         decayed = VariableSelection("variables", variables)
         super().__init__(optimizer, name)
         # Keras's own attribute of that name would decay a second time.
@@ -274,16 +273,16 @@ class CoupledWeightDecay(GradientTransformation):
 
     def build(self, var_list: Sequence[tf.Variable]) -> None:
         """Create the inner state and find the decayed variables."""
-        if getattr(self, "_built", False):
+        if self.is_built:
             return
         super().build(var_list)
         decayed = self._decayed.resolve(var_list)
-        self._decayed_keys = {self._var_key(variable) for variable in decayed}
+        self._decayed_keys = {self.key_of(variable) for variable in decayed}
         self._decayed_positions = self._positions(decayed)
 
     def transform(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
         """Add the decay to one gradient."""
-        if self._var_key(variable) not in self._decayed_keys:
+        if self.key_of(variable) not in self._decayed_keys:
             return gradient
         # Not tf.cast of the Python number, which would round it to float32.
         decay = tf.constant(self.coupled_weight_decay, gradient.dtype)
@@ -291,7 +290,7 @@ class CoupledWeightDecay(GradientTransformation):
 
     def get_config(self) -> dict:
         """Return the constructor's arguments, the selection in its saved form."""
-        if getattr(self, "_built", False):
+        if self.is_built:
             variables = list(self._decayed_positions)
         else:
             variables = self._decayed.describe()
@@ -338,7 +337,7 @@ class FusedAdam(tf.keras.optimizers.Adam):
         if self.amsgrad or isinstance(gradient, tf.IndexedSlices):
             super().update_step(gradient, variable)
             return
-        index = self._index_dict[self._var_key(variable)]
+        first, second = moments_of(self, variable)
         dtype = variable.dtype
         known = {} if self._applied.scalars is None else self._applied.scalars
         if dtype not in known:
@@ -350,8 +349,8 @@ class FusedAdam(tf.keras.optimizers.Adam):
             )
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=self._momentums[index].handle,
-            v=self._velocities[index].handle,
+            m=first.handle,
+            v=second.handle,
             grad=tf.cast(gradient, dtype),
             **known[dtype],
         )
@@ -397,14 +396,6 @@ def _part(joined: tf.Tensor, shapes: Sequence[tf.TensorShape]) -> list[tf.Tensor
     if shapes[0].rank < 2:
         return tf.unstack(joined, axis=-1)
     return tf.split(joined, [shape[-1] for shape in shapes], axis=-1)
-
-
-def _check_positive(name: str, value, hint: str) -> None:
-    if isinstance(value, (str, bool)) or not value > 0:
-        raise ValueError(
-            f"`{name}` must be a positive number. Received: {name}={value!r}. "
-            f"Fix: {hint}."
-        )
 
 
 def _layers(model: tf.keras.Model) -> Iterator[tf.keras.layers.Layer]:

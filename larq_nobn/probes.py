@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError
 from larq_nobn._figures import COLOURS, new_figure, save_figure
+from larq_nobn._keras2 import is_functional
 from larq_nobn.layers import RPReLU
 
 
@@ -30,19 +31,20 @@ def block_outputs(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
     Raises:
         UserError: If the model is not functional, or has neither.
     """
-    if not getattr(model, "_is_graph_network", False):
+    if not is_functional(model):
         raise UserError(
-            "A probe needs a functional or Sequential Keras model. Received: "
-            f"{type(model).__name__}. Fix: build the model by tf.keras.Model(inputs, "
-            "outputs)."
+            "A probe needs a functional or Sequential Keras model",
+            got=type(model).__name__,
+            fix="build the model by tf.keras.Model(inputs, outputs)",
         )
     joins = [layer for layer in model.layers if _joins(layer)]
     ends = [_followed_by(layer, RPReLU) or layer for layer in joins]
     convolutions = [x for x in model.layers if isinstance(x, tf.keras.layers.Conv2D)]
     if not ends and not convolutions:
         raise UserError(
-            "A probe needs a model with residual blocks or convolutions. Received: "
-            f"{model.name} with neither. Fix: probe another model."
+            "A probe needs a model with residual blocks or convolutions",
+            got=f"{model.name} with neither",
+            fix="probe another model",
         )
     return list(dict.fromkeys(ends)) or convolutions
 

@@ -8,6 +8,7 @@ import larq as lq
 import tensorflow as tf
 
 from larq_nobn import math, ops
+from larq_nobn._errors import check_number
 from larq_nobn._registration import register
 from larq_nobn.ops import scaled_sign, sigmoid_sign
 
@@ -25,8 +26,21 @@ def has_surrogate(quantizer: object) -> bool:
 
     Not a subclass that has another `call`, and what it inherits beside it.
     """
-    owner = next((c for c in type(quantizer).__mro__ if "call" in vars(c)), object)
-    return "surrogate" in vars(owner)
+    return "surrogate" in vars(_owner_of_call(quantizer))
+
+
+def is_channelwise(quantizer: object) -> bool:
+    """Whether a kernel quantizer gives ±c in each output channel, and says so.
+
+    It then has the class attribute `channelwise = True` and a method `standardized`, as
+    `ScaledSign` has: its convolutions are of whole numbers at inference, and its
+    kernels are published at one bit a weight. Not a subclass that has another `call`.
+    """
+    return vars(_owner_of_call(quantizer)).get("channelwise", False)
+
+
+def _owner_of_call(quantizer: object) -> type:
+    return next((c for c in type(quantizer).__mro__ if "call" in vars(c)), object)
 
 
 @lq.utils.register_alias("scaled_sign")
@@ -46,19 +60,28 @@ class ScaledSign(lq.quantizers.Quantizer):
     """
 
     precision = 1
+    channelwise = True
 
     def __init__(self, clip_value: float | None = 1.0, **kwargs):
-        if clip_value is not None and not clip_value > 0:
-            raise ValueError(
-                "`clip_value` must be a positive number or None. "
-                f"Received: clip_value={clip_value!r}. Fix: 1.0 is the usual choice."
-            )
+        if clip_value is not None:
+            check_number("clip_value", clip_value, "1.0 is the usual choice, or None")
         super().__init__(**kwargs)
         self.clip_value = clip_value
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Binarize the kernel; shape and dtype stay."""
         return scaled_sign(tf.convert_to_tensor(inputs), self.clip_value)
+
+    def standardized(
+        self,
+        kernel: tf.Tensor,
+        gain: tf.Tensor,
+        gamma: float,
+        eps: float,
+        dtype: tf.DType,
+    ) -> tf.Tensor:
+        """The whole kernel of a `ScaledWSConv2D`; see `math.binary_ws_kernel`."""
+        return ops.binary_ws_kernel(kernel, gain, gamma, eps, self.clip_value, dtype)
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""
@@ -96,11 +119,7 @@ class SigmoidSign(lq.quantizers.Quantizer):
     precision = 1
 
     def __init__(self, slope: float = 3.0, **kwargs):
-        if not slope > 0:
-            raise ValueError(
-                f"`slope` must be a positive number. Received: slope={slope!r}. "
-                "Fix: 3.0 is A&B BNN's choice."
-            )
+        check_number("slope", slope, "3.0 is A&B BNN's choice")
         super().__init__(**kwargs)
         self.slope = slope
 

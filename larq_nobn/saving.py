@@ -43,8 +43,9 @@ def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
     path = Path(path)
     if not path.exists():
         raise UserError(
-            "`path` must be a saved model (.keras, HDF5 or a SavedModel folder). "
-            f"Received: {path}, which does not exist. Fix: check the path."
+            "`path` must be a saved model (.keras, HDF5 or a SavedModel folder)",
+            got=f"{path}, which does not exist",
+            fix="check the path",
         )
     try:
         with _of_this_keras(path) as file:
@@ -104,8 +105,7 @@ def save_model(model: tf.keras.Model, path: str | os.PathLike) -> None:
     path = Path(path)
     if path.suffix != ".keras":
         raise UserError(
-            f"`path` must be a .keras file. Received: {path}. Fix: "
-            f"{path.with_suffix('.keras')}"
+            "`path` must be a .keras file", got=path, fix=path.with_suffix(".keras")
         )
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.keras")
     try:
@@ -136,7 +136,7 @@ def _restore_from_hdf5(optimizer: tf.keras.optimizers.Optimizer, path: Path) -> 
 
 def _unreadable(path: Path, reason: str) -> UserError:
     return UserError(
-        "`path` must be a saved model (.keras, HDF5 or a SavedModel folder). "
-        f"Received: {path}, which Keras cannot read: {reason} Fix: save it with "
-        "model.save(path)."
+        "`path` must be a saved model (.keras, HDF5 or a SavedModel folder)",
+        got=f"{path}, which Keras cannot read: {reason}",
+        fix="save it with model.save(path)",
     )

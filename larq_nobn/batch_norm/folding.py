@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
+from larq_nobn._keras2 import with_sublayers
 from larq_nobn.batch_norm.graph import (
     Call,
     Graph,
@@ -55,8 +56,9 @@ def fold_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
         _check(call)
     if not norms:
         raise UserError(
-            f"`model` must have batch norm. Received: {model.name} without any. Fix: "
-            "use the model as it is."
+            "`model` must have batch norm",
+            got=f"{model.name} without any",
+            fix="use the model as it is",
         )
     folds = {}
     for call in graph.calls:
@@ -99,14 +101,16 @@ def _check(call: Call) -> None:
     if is_batch_norm(layer):
         if not normalizes_channels(layer, call.inputs[0].shape):
             raise UserError(
-                "Batch norm must normalize the last axis. Received: layer "
-                f"{layer.name!r} with axis={layer.axis}. Fix: channels last."
+                "Batch norm must normalize the last axis",
+                got=f"layer {layer.name!r} with axis={layer.axis}",
+                fix="channels last",
             )
-    elif any(map(is_batch_norm, layer._flatten_layers())):
+    elif any(map(is_batch_norm, with_sublayers(layer))):
         raise UserError(
-            "Batch norm must be a layer of the model itself. Received: layer "
-            f"{layer.name!r} of class {type(layer).__name__}, with batch norm inside. "
-            "Fix: call its layers in the model."
+            "Batch norm must be a layer of the model itself",
+            got=f"layer {layer.name!r} of class {type(layer).__name__}, with batch "
+            "norm inside",
+            fix="call its layers in the model",
         )
 
 

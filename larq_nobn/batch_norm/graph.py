@@ -9,8 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn._keras2 import arguments_of
-from larq_nobn._models import Call, calls_of, check_functional
+from larq_nobn._keras2 import Call, arguments_of, calls_of, check_functional
 from larq_nobn.models import FusedModel
 
 Layer = tf.keras.layers.Layer
@@ -147,9 +146,10 @@ def clone(layer: Layer) -> Layer:
             return type(layer).from_config(layer.get_config())
     except (NotImplementedError, TypeError, ValueError) as error:
         raise UserError(
-            "Every layer must be one that Keras can make again. Received: layer "
-            f"{layer.name!r} of class {type(layer).__name__} ({error}). Fix: give the "
-            "class a get_config() that returns its constructor's arguments."
+            "Every layer must be one that Keras can make again",
+            got=f"layer {layer.name!r} of class {type(layer).__name__} ({error})",
+            fix="give the class a get_config() that returns its constructor's "
+            "arguments",
         ) from error
 
 

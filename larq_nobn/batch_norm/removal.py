@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError, check_number, one_of
+from larq_nobn._keras2 import with_sublayers
 from larq_nobn.batch_norm.graph import (
     Call,
     Graph,
@@ -124,9 +125,10 @@ def remove_batch_norm(
     if problems and not allow_untranslated:
         listed = "; ".join(f"{x.layer} ({x.before}): {x.problem}" for x in problems)
         raise UserError(
-            f"Every layer of {model.name} must have a normalizer-free form. Received: "
-            f"{listed}. Fix: change these layers, or leave them as they are by "
-            "allow_untranslated=True."
+            f"Every layer of {model.name} must have a normalizer-free form",
+            got=listed,
+            fix="change these layers, or leave them as they are by "
+            "allow_untranslated=True",
         )
     for change in problems:
         warnings.warn(
@@ -161,7 +163,7 @@ class _Removal:
 
     def __init__(self, model, norm, alpha, images):
         one_of("norm", norm, ("free", "none"))
-        check_number("alpha", alpha, float, "0.2 is the paper's value")
+        check_number("alpha", alpha, "0.2 is the paper's value")
         self.graph = Graph(model)
         self.free = norm == "free"
         self.alpha = float(alpha)
@@ -172,9 +174,10 @@ class _Removal:
         norms = [x for call in self.graph.calls for x in _norms_inside(call.layer)]
         if not norms:
             raise UserError(
-                f"`model` must have batch norm. Received: {model.name} without any. "
-                "Fix: use it as it is; larq_nobn.layers standardize a network's "
-                "convolutions by hand."
+                "`model` must have batch norm",
+                got=f"{model.name} without any",
+                fix="use it as it is; larq_nobn.layers standardize a network's "
+                "convolutions by hand",
             )
         # Merge -> which of its two inputs is the residual branch.
         self.branches: dict[Call, int] = {}
@@ -428,8 +431,9 @@ def _examples(model: tf.keras.Model, images) -> list[tf.Tensor]:
         if not fits or not all(len(x) for x in examples):
             received = ", ".join(str(tuple(x.shape)) for x in examples)
             raise UserError(
-                f"`images` must be a batch for the model's input, {shapes}. Received: "
-                f"shape {received}. Fix: preprocess images as for model.fit."
+                f"`images` must be a batch for the model's input, {shapes}",
+                got=f"shape {received}",
+                fix="preprocess images as for model.fit",
             )
         return [
             tf.cast(x, y.dtype) for x, y in zip(examples, model.inputs, strict=True)
@@ -447,7 +451,7 @@ def _examples(model: tf.keras.Model, images) -> list[tf.Tensor]:
 
 
 def _norms_inside(layer: keras.Layer) -> Iterator[keras.Layer]:
-    return filter(is_batch_norm, layer._flatten_layers())
+    return filter(is_batch_norm, with_sublayers(layer))
 
 
 def _work(calls: frozenset[Call]) -> tuple[int, int]:

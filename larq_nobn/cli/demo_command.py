@@ -12,9 +12,12 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     """Run the demo and print its table."""
     from larq_nobn import demo
+    from larq_nobn._tables import format_table
 
     result = demo.run(args.out, args.seed)
-    print(f"\n{'network':<24}top-1 on held-out digits")
-    for norm, title in demo.TITLES.items():
-        print(f"{'ReActNet, ' + title:<24}{result['top1'][norm]:.2f} %")
+    rows = [
+        (f"ReActNet, {title}", f"{result['top1'][norm]:.2f} %")
+        for norm, title in demo.TITLES.items()
+    ]
+    print(f"\n{format_table(('network', 'top-1 on held-out digits'), rows)}")
     print(f"\n{result['seconds']:.0f} seconds. Look at {args.out}/report.png")

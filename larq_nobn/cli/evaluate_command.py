@@ -1,6 +1,7 @@
 """`larq-nobn evaluate`: measure a model on test data."""
 
 from larq_nobn.cli import _model_argument
+from larq_nobn.cli._data_arguments import add_data_arguments
 
 HELP = "measure a model's top-1 accuracy on a data set, and compare it with its card"
 
@@ -8,10 +9,7 @@ HELP = "measure a model's top-1 accuracy on a data set, and compare it with its 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help=_model_argument.HELP)
-    parser.add_argument(
-        "--data", help="cifar10, cifar100, digits or imagenet; by default the card's"
-    )
-    parser.add_argument("--data-dir", help="tensorflow-datasets folder")
+    add_data_arguments(parser, "by default the card's; one of")
     parser.add_argument("--limit", type=int, help="only so many test images")
 
 
@@ -25,8 +23,9 @@ def run(args) -> None:
     dataset = args.data or (card.dataset if card else None)
     if dataset is None:
         raise UserError(
-            "--data must name the data set of a model that has no card. Received: "
-            f"{args.model} and no --data. Fix: for example --data cifar10."
+            "--data must name the data set of a model that has no card",
+            got=f"{args.model} and no --data",
+            fix="for example --data cifar10",
         )
     result = evaluate(model, dataset, args.data_dir, args.limit)
     print(
@@ -38,7 +37,8 @@ def run(args) -> None:
     stated = card.metrics["top1"]
     if abs(stated - result["top1"]) > 0.05:
         raise UserError(
-            f"The card says top-1 {stated:.2f} % on {card.dataset}. Received: "
-            f"{result['top1']:.2f} %. Fix: measure on the same data as the card."
+            f"The card says top-1 {stated:.2f} % on {card.dataset}",
+            got=f"{result['top1']:.2f} %",
+            fix="measure on the same data as the card",
         )
     print(f"as its card says: {stated:.2f} %")

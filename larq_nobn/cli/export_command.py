@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 from larq_nobn.cli import _model_argument
+from larq_nobn.cli._data_arguments import add_data_arguments
 
 HELP = "convert a model for Larq Compute Engine (or plain TFLite) and check the file"
 
@@ -36,16 +37,15 @@ def add_arguments(parser) -> None:
         default=16,
         metavar="N",
         help="compare file and model on N random images, and on N test images of "
-        "--dataset; 0 for none; default: %(default)s",
+        "--data; 0 for none; default: %(default)s",
     )
-    parser.add_argument("--dataset", help="cifar10, cifar100, digits or imagenet")
-    parser.add_argument("--data-dir", help="tensorflow-datasets folder")
+    add_data_arguments(parser, "what to check on besides noise; one of")
     parser.add_argument(
         "--accuracy",
         type=int,
         metavar="N",
         help="measure the top-1 accuracy of model and file on N test images of "
-        "--dataset (0: on all of them)",
+        "--data (0: on all of them)",
     )
     parser.add_argument(
         "--check-all",
@@ -67,28 +67,31 @@ def run(args) -> None:
 
     if args.check < 0 or (args.accuracy or 0) < 0:
         raise UserError(
-            "Numbers of images must not be negative. Received: "
-            f"--check {args.check}, --accuracy {args.accuracy}. Fix: 0 or more."
+            "Numbers of images must not be negative",
+            got=f"--check {args.check}, --accuracy {args.accuracy}",
+            fix="0 or more",
         )
-    if args.accuracy is not None and args.dataset is None:
+    if args.accuracy is not None and args.data is None:
         raise UserError(
-            "--accuracy needs test images. Received: no --dataset. Fix: add --dataset "
-            "cifar10 (or the one that the model was trained on)."
+            "--accuracy needs test images",
+            got="no --data",
+            fix="add --data cifar10 (or the one that the model was trained on)",
         )
     if args.check_all:
         _check_all(args)
         return
     if len(args.model) != 1 or args.out is None:
         raise UserError(
-            f"One MODEL and --out FILE are needed. Received: {len(args.model)} models, "
-            f"--out {args.out}. Fix: larq-nobn export model.keras --out model.tflite."
+            "One MODEL and --out FILE are needed",
+            got=f"{len(args.model)} models, --out {args.out}",
+            fix="larq-nobn export model.keras --out model.tflite",
         )
     _export(args)
 
 
 def _export(args) -> None:
     from larq_nobn._files import write_atomically
-    from larq_nobn.deploy import c_header, convert, report
+    from larq_nobn.deploy import accuracy, c_header, convert, report
 
     model = _model_argument.open_model(args.model[0])
     content = convert(
@@ -100,7 +103,12 @@ def _export(args) -> None:
     if args.check:
         _check(args, model, content)
     if args.accuracy is not None:
-        _measure_accuracy(args, model, content)
+        batches = _test_batches(args, args.accuracy)
+        found = accuracy(model, content, batches, progress=True)
+        print(
+            f"top-1 on {found.images} {args.data} test images: model "
+            f"{found.model:.2f} %, file {found.file:.2f} %"
+        )
     write_atomically(args.out, content)
     print(f"{args.out}:\n{report(content).summary()}")
     if args.header is not None:
@@ -129,85 +137,46 @@ def _images(args, model, real):
     shape = (args.check, *model.inputs[0].shape[1:])
     yield "random images", random.standard_normal(shape, np.float32)
     if real is not None:
-        yield f"{args.dataset} test images", real
+        yield f"{args.data} test images", real
 
 
 def _real_images(args):
     """Return test images to check on, `None` without a data set."""
     import numpy as np
 
-    if args.dataset is None:
+    if args.data is None:
         return None
     return np.concatenate([images for images, _ in _test_batches(args, args.check)])
 
 
 def _test_batches(args, count: int):
-    """Yield `count` preprocessed test images (0: all) and their labels, in batches."""
+    """`count` preprocessed test images (0: all) and their labels, in batches."""
     from larq_nobn.training.data import load_images
 
-    source = load_images(args.dataset, args.data_dir, count or None)
-    for images, labels in source.test_batches(64).as_numpy_iterator():
-        yield images, labels.argmax(-1)
-
-
-def _measure_accuracy(args, model, content: bytes) -> None:
-    import numpy as np
-    from tqdm import tqdm
-
-    from larq_nobn.deploy import Runner
-
-    # The indirect kernels compute the same whole numbers, on x86 much faster.
-    runner = Runner(content, indirect=True)
-    count, hits = 0, np.zeros(2)
-    with tqdm(desc="images", disable=None, leave=False) as progress:
-        for images, labels in _test_batches(args, args.accuracy):
-            for i, scores in enumerate(
-                (model.predict_on_batch(images), runner.predict(images))
-            ):
-                hits[i] += (scores.argmax(-1) == labels).sum()
-            count += len(labels)
-            progress.update(len(labels))
-    theirs, ours = 100 * hits / count
-    print(
-        f"top-1 on {count} {args.dataset} test images: model {theirs:.2f} %, "
-        f"file {ours:.2f} %"
-    )
+    images = load_images(args.data, args.data_dir, count or None)
+    return images.test_batches(64).as_numpy_iterator()
 
 
 def _check_all(args) -> None:
     import numpy as np
 
     from larq_nobn._errors import UserError
-    from larq_nobn.deploy.survey import HEADER, examine, survey
+    from larq_nobn._tables import format_row
+    from larq_nobn.deploy import check_all, zoo_networks
+    from larq_nobn.deploy.survey import HEADER
+
+    if not args.check:
+        raise UserError("--check-all needs images", got="--check 0", fix="leave it")
+    real = _real_images(args)
 
     def images_for(model):
         return np.concatenate([images for _, images in _images(args, model, real)])
 
-    def saved():
-        for path in args.model:
-            model = _model_argument.open_model(path)
-            yield examine(model, path, images_for(model), args.target)
-
-    if not args.check:
-        raise UserError("--check-all needs images. Received: --check 0. Fix: leave it.")
-    real = _real_images(args)
+    saved = ((path, _model_argument.open_model(path)) for path in args.model)
+    models = itertools.chain(zoo_networks(args.stem, args.width), saved)
     widths = [max(len(title), 10) for title in HEADER]
-    widths[0] = max(18, *map(len, args.model)) if args.model else 18
-
-    def show(cells):
-        padded = (c.ljust(width) for c, width in zip(cells, widths, strict=True))
-        print("  ".join(padded).rstrip(), flush=True)
-
-    show(HEADER)
-    networks = survey(images_for, stem=args.stem, width=args.width, target=args.target)
-    unexplained = []
-    for finding in itertools.chain(networks, saved()):
-        show(finding.row)
-        if finding.check.unexplained or finding.missing:
-            unexplained.append(finding.name)
-    if unexplained:
-        raise UserError(
-            "Every network must convert exactly. Received: float layers, or deviations "
-            f"that no rounding explains, in {', '.join(unexplained)}. Fix: please "
-            "report this table."
-        )
+    widths[0] = max([18, *map(len, args.model)])
+    # Row by row: it takes minutes.
+    print(format_row(HEADER, widths), flush=True)
+    for finding in check_all(models, images_for, args.target):
+        print(format_row(finding.row, widths), flush=True)

@@ -1,5 +1,7 @@
 """`larq-nobn import`: a PyTorch checkpoint becomes weights for `weights=`."""
 
+from larq_nobn.cli._data_arguments import add_data_argument
+
 HELP = "turn a published PyTorch checkpoint into weights that the zoo finds"
 
 
@@ -10,9 +12,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--model", required=True, help="see larq-nobn list")
     parser.add_argument("--norm", required=True, help="free, batch or none")
-    parser.add_argument(
-        "--dataset", required=True, help="imagenet, cifar10, cifar100 or digits"
-    )
+    add_data_argument(parser, "what it was trained on", required=True)
     parser.add_argument(
         "--out", help="folder of bundles (default: in the user's cache)"
     )
@@ -52,7 +52,7 @@ def run(args) -> None:
         args.file,
         model=args.model,
         norm=args.norm,
-        dataset=args.dataset,
+        dataset=args.data,
         out=args.out,
         source=args.source,
         binary_weights=args.step == 2,

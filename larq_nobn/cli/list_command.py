@@ -12,14 +12,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     """Print the table."""
+    from larq_nobn._tables import format_table, markdown_table
     from larq_nobn.zoo.table import model_table
 
     header, *rows = model_table()
-    if args.markdown:
-        lines = [header, ["---"] * len(header), *rows]
-        print("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        return
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+    print((markdown_table if args.markdown else format_table)(header, rows))

@@ -1,8 +1,10 @@
 """`larq-nobn probe`: the signal-propagation plot."""
 
+import itertools
 from pathlib import Path
 
 from larq_nobn.cli import _model_argument
+from larq_nobn.cli._data_arguments import add_data_arguments
 
 HELP = "measure mean and variance of activations per block, and draw them"
 
@@ -16,15 +18,13 @@ def add_arguments(parser) -> None:
         help=f"{_model_argument.HELP}; or the name of a network of the zoo, for its "
         "norms with random weights",
     )
-    parser.add_argument(
-        "--data", help="cifar10, cifar100, digits or imagenet; by default noise"
-    )
-    parser.add_argument("--data-dir", help="tensorflow-datasets folder")
+    add_data_arguments(parser, "by default noise; one of")
     parser.add_argument("--out", type=Path, default=Path("propagation.png"))
 
 
 def run(args) -> None:
     """Measure, print and draw."""
+    from larq_nobn._tables import format_table
     from larq_nobn.probes import draw_signal_propagation, signal_propagation
 
     measured = {}
@@ -33,14 +33,12 @@ def run(args) -> None:
         # Untrained batch norms have no statistics but the batch's.
         measured[title] = signal_propagation(model, images, training=not trained)
     rows = max(measured.values(), key=len)
-    width = max(len(str(row["layer"])) for row in rows)
-    print(f"{'block':{width}}  " + "  ".join(f"{title:>20}" for title in measured))
-    for i, row in enumerate(rows):
-        cells = (
-            f"{values[i]['variance']:20.4g}" if i < len(values) else " " * 20
-            for values in measured.values()
-        )
-        print(f"{row['layer']:{width}}  " + "  ".join(cells))
+    columns = itertools.zip_longest(
+        [row["layer"] for row in rows],
+        *([f"{row['variance']:.4g}" for row in found] for found in measured.values()),
+        fillvalue="",
+    )
+    print(format_table(["block", *measured], columns))
     draw_signal_propagation(measured, args.out)
     print(f"\nchannel variance per block; drawn in {args.out}")
 

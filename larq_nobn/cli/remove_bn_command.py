@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from larq_nobn.cli import _model_argument
+from larq_nobn.cli._data_arguments import add_data_arguments
 
 HELP = "take batch norm out of a network: to train without it, or folded for inference"
 
@@ -21,11 +22,7 @@ def add_arguments(parser) -> None:
         "into the layers in front of it",
     )
     parser.add_argument("--alpha", type=float, default=0.2, help="default 0.2")
-    parser.add_argument(
-        "--data",
-        help="measure on cifar10, cifar100, digits or imagenet; by default on noise",
-    )
-    parser.add_argument("--data-dir", help="tensorflow-datasets folder")
+    add_data_arguments(parser, "what to measure on, by default noise; one of")
     parser.add_argument(
         "--allow-untranslated",
         action="store_true",
@@ -37,6 +34,7 @@ def run(args) -> None:
     """Translate, list what became of each layer, and save."""
     import warnings
 
+    from larq_nobn._tables import format_table
     from larq_nobn.batch_norm import (
         describe_removal,
         fold_batch_norm,
@@ -55,10 +53,8 @@ def run(args) -> None:
             twin = remove_batch_norm(
                 model, **how, allow_untranslated=args.allow_untranslated
             )
-        width = max(len(change.layer) for change in changes)
-        for change in changes:
-            problem = f": {change.problem}" if change.problem else ""
-            print(f"{change.layer:{width}}  {change.before} -> {change.after}{problem}")
+        rows = [(c.layer, c.before, c.after, c.problem or "") for c in changes]
+        print(format_table(("layer", "before", "after", "problem"), rows))
     save_model(twin, args.out)
     print(f"{model.name} -> {twin.name}, saved as {args.out}")
 

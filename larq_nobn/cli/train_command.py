@@ -1,5 +1,7 @@
 """`larq-nobn train`: run a recipe."""
 
+from larq_nobn.cli._data_arguments import add_data_dir_argument
+
 HELP = "train a network by a recipe, in two steps"
 
 
@@ -11,7 +13,7 @@ def add_recipe_arguments(parser) -> None:
         "cifar10_reactnet18",
     )
     parser.add_argument("--out", required=True, help="folder of the run")
-    parser.add_argument("--data-dir", help="tensorflow-datasets folder")
+    add_data_dir_argument(parser)
     parser.add_argument(
         "--set",
         nargs="+",

@@ -1,12 +1,14 @@
 """`larq-nobn tune`: search for hyperparameters."""
 
+from larq_nobn.cli._data_arguments import add_data_arguments
+from larq_nobn.datasets import DATASETS
+
 HELP = "search for the best settings of a network on a data set, with keras-tuner"
 
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--data", required=True, help="digits, cifar10 or cifar100")
-    parser.add_argument("--data-dir", help="tensorflow-datasets folder")
+    add_data_arguments(parser, "what to train on", required=True)
     parser.add_argument("--out", required=True, help="folder of the search")
     parser.add_argument("--model", default="reactnet18", help="a network of the zoo")
     parser.add_argument(
@@ -58,7 +60,7 @@ def run(args) -> None:
         model=args.model,
         stem="cifar",
         schedule="cosine",
-        batch_size=64 if args.data == "digits" else 128,
+        batch_size=64 if getattr(DATASETS.get(args.data), "embedded", False) else 128,
         limit=args.limit,
     ).replace(**settings)
     leaderboard = tuning.search(

@@ -4,32 +4,26 @@ HELP = "list the published weights that can be found, and where"
 
 
 def add_arguments(parser) -> None:
-    """Add the command's arguments; there are none."""
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--markdown",
+        action="store_true",
+        help="with multiply-adds and how to check it, as a Markdown table, for the "
+        "README",
+    )
 
 
 def run(args) -> None:
     """Print the table."""
     import sys
 
+    from larq_nobn._tables import markdown_table
     from larq_nobn.weights.registry import survey
+    from larq_nobn.zoo.table import weights_table
 
     found, problems = survey()
-    rows = [["model", "dataset", "metrics", "size", "where"]]
-    for published in found:
-        metrics = published.card.metrics.items()
-        rows.append(
-            [
-                published.arguments,
-                published.dataset,
-                ", ".join(f"{name} {value:.2f} %" for name, value in metrics) or "-",
-                f"{published.size / 1e6:.2f} MB",
-                published.where,
-            ]
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows if found else []:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+    if found:
+        print(markdown_table(*weights_table(found)) if args.markdown else found)
     if not found:
         print(
             "No published weights were found. Import a PyTorch checkpoint (larq-nobn "

@@ -5,30 +5,36 @@
 `pip install 'larq_nobn[deploy]'`.
 """
 
+from larq_nobn.deploy.accuracy import Accuracy, accuracy
 from larq_nobn.deploy.benchmarking import CONTENDERS, Benchmark, benchmark
 from larq_nobn.deploy.checking import Check, check
 from larq_nobn.deploy.compaction import FLOAT_WEIGHTS
 from larq_nobn.deploy.conversion import convert
-from larq_nobn.deploy.folding import FoldedModel
+from larq_nobn.deploy.folded_model import FoldedModel
 from larq_nobn.deploy.header import c_header
 from larq_nobn.deploy.inspection import Report, report
 from larq_nobn.deploy.plotting import plot
 from larq_nobn.deploy.runtime import Runner
+from larq_nobn.deploy.survey import check_all, zoo_networks
 from larq_nobn.deploy.targets import TARGETS
 
 __all__ = [
     "CONTENDERS",
     "FLOAT_WEIGHTS",
     "TARGETS",
+    "Accuracy",
     "Benchmark",
     "Check",
     "FoldedModel",
     "Report",
     "Runner",
+    "accuracy",
     "benchmark",
     "c_header",
     "check",
+    "check_all",
     "convert",
     "plot",
     "report",
+    "zoo_networks",
 ]

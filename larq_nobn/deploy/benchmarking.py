@@ -23,8 +23,8 @@ import tensorflow as tf
 import larq_nobn
 from larq_nobn import zoo
 from larq_nobn._errors import UserError
+from larq_nobn._tables import format_table
 from larq_nobn.deploy.conversion import convert, convert_function
-from larq_nobn.deploy.inspection import format_table
 from larq_nobn.deploy.survey import randomize
 from larq_nobn.deploy.targets import get_target
 from larq_nobn.networks import name_and_norm
@@ -127,13 +127,15 @@ def benchmark(
     for contender in contenders:
         if contender not in CONTENDERS:
             raise UserError(
-                f"`contenders` must be among {', '.join(CONTENDERS)}. Received: "
-                f"{contender!r}. Fix: choose some of them."
+                f"`contenders` must be among {', '.join(CONTENDERS)}",
+                got=repr(contender),
+                fix="choose some of them",
             )
     if runs < 1 or not threads or min(threads) < 1:
         raise UserError(
-            "`runs` and `threads` must be positive. Received: "
-            f"runs={runs}, threads={list(threads)}. Fix: runs=50, threads=(1, 2)."
+            "`runs` and `threads` must be positive",
+            got=f"runs={runs}, threads={list(threads)}",
+            fix="runs=50, threads=(1, 2)",
         )
     with tempfile.TemporaryDirectory() as folder:
         files, notes = _prepare(model, contenders, Path(folder))
@@ -287,8 +289,8 @@ class _Worker:
             self._errors.seek(0)
             lines = self._errors.read().strip().splitlines() or ["no message"]
             raise UserError(
-                f"The benchmark of {_TITLES[self._contender]} must run. Received: its "
-                f"process ended: {lines[-1]}. Fix: free memory, or leave it out "
-                "(--contenders)."
+                f"The benchmark of {_TITLES[self._contender]} must run",
+                got=f"its process ended: {lines[-1]}",
+                fix="free memory, or leave it out (--contenders)",
             )
         return json.loads(answer)

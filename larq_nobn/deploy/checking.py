@@ -8,10 +8,10 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from larq_nobn._errors import UserError
-from larq_nobn._models import calls_of
+from larq_nobn._keras2 import calls_of
 from larq_nobn.deploy.flatbuffer import Flatbuffer, Operator
-from larq_nobn.deploy.folding import check_model
-from larq_nobn.deploy.registry import scope_name
+from larq_nobn.deploy.folded_model import check_model
+from larq_nobn.deploy.rules import scope_name
 from larq_nobn.deploy.runtime import Runner, check_images
 
 # A logit may deviate by this much of the largest logit before it has to be explained,
@@ -154,11 +154,12 @@ def ensure_explained(result: Check) -> None:
     """
     if result.unexplained:
         raise UserError(
-            "The file must compute what the model computes. Received: "
-            f"{result.unexplained} of {result.images} images deviate by more than "
+            "The file must compute what the model computes",
+            got=f"{result.unexplained} of {result.images} images deviate by more than "
             f"{TOLERANCE:.0e} of the largest logit (by up to {result.largest:.1e}), "
-            "and no sign flipped on rounding explains it. Fix: if the file is this "
-            "model's, in float32, please report it with the model; nothing was written."
+            "and no sign flipped on rounding explains it",
+            fix="if the file is this model's, in float32, please report it with the "
+            "model; nothing was written",
         )
 
 

@@ -6,8 +6,8 @@ dynamic-range quantization) the arithmetic stays float32.
 """
 
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema
 
+from larq_nobn._tensorflow import schema
 from larq_nobn.deploy.flatbuffer import Flatbuffer
 
 FLOAT_WEIGHTS = ("float32", "float16", "int8")

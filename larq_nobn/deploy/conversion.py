@@ -1,16 +1,16 @@
 """A model as a TFLite file for Larq Compute Engine, or for plain TFLite."""
 
 import tempfile
-import types
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
-from tensorflow.lite.python.convert_phase import ConverterError
 
 from larq_nobn._errors import UserError, one_of
+from larq_nobn._lce import import_compute_engine
+from larq_nobn._tensorflow import ConverterError
 from larq_nobn.deploy.compaction import FLOAT_WEIGHTS, compact
 from larq_nobn.deploy.flatbuffer import Flatbuffer
-from larq_nobn.deploy.folding import FoldedModel, check_float32
+from larq_nobn.deploy.folded_model import FoldedModel, check_float32
 from larq_nobn.deploy.targets import Target
 
 
@@ -105,25 +105,10 @@ def convert_function(
 
 def _no_operator(received: str) -> UserError:
     return UserError(
-        "Every layer must compute with operators that TFLite has. Received: "
-        f"{received}. Fix: use another activation function there."
+        "Every layer must compute with operators that TFLite has",
+        got=received,
+        fix="use another activation function there",
     )
-
-
-def import_compute_engine() -> types.ModuleType:
-    """Return the module `larq_compute_engine`.
-
-    Raises:
-        UserError: If it is not installed.
-    """
-    try:
-        import larq_compute_engine
-    except ImportError as error:
-        raise UserError(
-            "Larq Compute Engine must be installed. Received: an environment without "
-            f"it ({error}). Fix: pip install 'larq_nobn[deploy]'."
-        ) from error
-    return larq_compute_engine
 
 
 def _check_binary_layers(folded: FoldedModel, content: bytes) -> None:
@@ -139,8 +124,8 @@ def _check_binary_layers(folded: FoldedModel, content: bytes) -> None:
     names = {name for op in found for name in op.outputs[0].scopes}
     missing = [name for name in folded.binary_layers if name not in names]
     raise UserError(
-        f"All {len(folded.binary_layers)} binary convolutions must become "
-        f"LceBconv2d. Received: {', '.join(missing)} left float by Larq's converter "
-        f"for target={folded.target.name!r}. Fix: choose another target, or allow it "
-        "(allow_float=True, --allow-float)."
+        f"All {len(folded.binary_layers)} binary convolutions must become LceBconv2d",
+        got=f"{', '.join(missing)} left float by Larq's converter for "
+        f"target={folded.target.name!r}",
+        fix="choose another target, or allow it (allow_float=True, --allow-float)",
     )

@@ -9,8 +9,8 @@ import tensorflow as tf
 from larq_nobn import layers
 from larq_nobn._errors import UserError
 from larq_nobn.deploy.geometry import Window
-from larq_nobn.deploy.registry import Context, rewrites, scope, scope_name, values_of
 from larq_nobn.deploy.rewrites import activated
+from larq_nobn.deploy.rules import Context, rewrites, scope, scope_name, values_of
 from larq_nobn.deploy.values import Value, constant, linear, stream
 
 Layer = tf.keras.layers.Layer
@@ -25,9 +25,9 @@ Layer = tf.keras.layers.Layer
 def _convolution(layer: Layer, inputs: Sequence[Value], context: Context) -> Value:
     if layer.groups != 1 or layer.data_format != "channels_last":
         raise UserError(
-            f"Layer {layer.name!r} must have one group and channels last. Received: "
-            f"groups={layer.groups}, data_format={layer.data_format!r}. Fix: "
-            "groups=1, data_format='channels_last'."
+            f"Layer {layer.name!r} must have one group and channels last",
+            got=f"groups={layer.groups}, data_format={layer.data_format!r}",
+            fix="groups=1, data_format='channels_last'",
         )
     kernel = _kernel(layer)
     value = inputs[0]
@@ -35,9 +35,10 @@ def _convolution(layer: Layer, inputs: Sequence[Value], context: Context) -> Val
     reason = "" if quantizer is None else _why_not_binary(layer, kernel)
     if reason and not context.allow_float:
         raise UserError(
-            f"Layer {layer.name!r} must become a binary convolution. Received: {reason}"
-            ", so it would stay float. Fix: train it binary, or allow it to stay float "
-            "(allow_float=True, --allow-float)."
+            f"Layer {layer.name!r} must become a binary convolution",
+            got=f"{reason}, so it would stay float",
+            fix="train it binary, or allow it to stay float (allow_float=True, "
+            "--allow-float)",
         )
     if reason:
         is_plain = is_sign(quantizer) and not isinstance(quantizer, layers.RSign)

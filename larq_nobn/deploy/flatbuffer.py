@@ -7,9 +7,9 @@ from typing import Any
 import flatbuffers
 import numpy as np
 from flatbuffers import flexbuffers
-from tensorflow.lite.python import schema_py_generated as schema
 
 from larq_nobn._errors import UserError
+from larq_nobn._tensorflow import schema
 
 _BUILTIN = {
     code: name
@@ -187,7 +187,7 @@ def _list(indices) -> list[int]:
 
 def _not_tflite(content: bytes, error: Exception) -> UserError:
     return UserError(
-        f"The file must be a TFLite flatbuffer. Received: {len(content)} bytes, "
-        f"{error or type(error).__name__}. Fix: write it with larq-nobn export MODEL "
-        "--out FILE.tflite."
+        "The file must be a TFLite flatbuffer",
+        got=f"{len(content)} bytes, {error or type(error).__name__}",
+        fix="write it with larq-nobn export MODEL --out FILE.tflite",
     )

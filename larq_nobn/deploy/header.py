@@ -44,8 +44,9 @@ def c_header(content: bytes, name: str = "larq_nobn_model") -> str:
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise UserError(
-            f"`name` must be a C identifier. Received: name={name!r}. Fix: letters, "
-            "digits and underscores, no digit first."
+            "`name` must be a C identifier",
+            got=f"name={name!r}",
+            fix="letters, digits and underscores, no digit first",
         )
     file = Flatbuffer(content)
     lines = (

@@ -1,7 +1,6 @@
 """What is in an exported file: operators, multiply-accumulates, bytes."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import larq as lq
@@ -9,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn import layers
-from larq_nobn._models import calls_of
+from larq_nobn._keras2 import calls_of
+from larq_nobn._tables import format_table
 from larq_nobn.deploy.flatbuffer import Flatbuffer, Operator, Tensor
 from larq_nobn.networks import place_of
 
@@ -268,18 +268,6 @@ def format_blocks(before: dict[str, list[str]], after: dict[str, list[str]]) -> 
         for name, operators in after.items()
     ]
     return format_table(("block", "before", "after"), rows)
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with aligned columns."""
-    lines = [header, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) for cell, width in zip(line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )
 
 
 def _count(number: int) -> str:

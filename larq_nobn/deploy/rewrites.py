@@ -9,7 +9,7 @@ import tensorflow as tf
 from larq_nobn import layers
 from larq_nobn._errors import UserError
 from larq_nobn.deploy.geometry import turn
-from larq_nobn.deploy.registry import Context, rewrites, scope, values_of
+from larq_nobn.deploy.rules import Context, rewrites, scope, values_of
 from larq_nobn.deploy.values import (
     Value,
     concatenate,
@@ -47,8 +47,9 @@ def _learnable_bias(layer: Layer, inputs: Sequence[Value], context: Context) -> 
 def _batch_norm(layer: Layer, inputs: Sequence[Value], context: Context) -> Value:
     if list(layer.axis) not in ([-1], [len(inputs[0].shape)]):
         raise UserError(
-            f"Layer {layer.name!r} must normalize channels. Received: axis="
-            f"{list(layer.axis)}. Fix: BatchNormalization(axis=-1)."
+            f"Layer {layer.name!r} must normalize channels",
+            got=f"axis={list(layer.axis)}",
+            fix="BatchNormalization(axis=-1)",
         )
     scale = (values_of(layer.moving_variance) + layer.epsilon) ** -0.5
     if layer.scale:
@@ -73,8 +74,9 @@ def _add(layer: Layer, inputs: Sequence[Value], context: Context) -> Value:
 def _concatenate(layer: Layer, inputs: Sequence[Value], context: Context) -> Value:
     if layer.axis not in (-1, len(inputs[0].shape)):
         raise UserError(
-            f"Layer {layer.name!r} must join channels. Received: axis={layer.axis}. "
-            "Fix: Concatenate(axis=-1)."
+            f"Layer {layer.name!r} must join channels",
+            got=f"axis={layer.axis}",
+            fix="Concatenate(axis=-1)",
         )
     return _in_scope(layer, concatenate(inputs))
 
@@ -100,8 +102,9 @@ def _keras_prelu(layer: Layer, inputs: Sequence[Value], context: Context) -> Val
     slope = values_of(layer.alpha)
     if slope.size != inputs[0].shape[-1]:
         raise UserError(
-            f"Layer {layer.name!r} must have one slope per channel. Received: slopes "
-            f"of shape {slope.shape}. Fix: PReLU(shared_axes=[1, 2])."
+            f"Layer {layer.name!r} must have one slope per channel",
+            got=f"slopes of shape {slope.shape}",
+            fix="PReLU(shared_axes=[1, 2])",
         )
     return _prelu(inputs[0], slope.reshape(-1))
 
@@ -143,9 +146,10 @@ def _average_pool(layer: Layer, inputs: Sequence[Value], context: Context) -> Va
     window = context.window(layer, inputs[0].shape)
     if window.is_padded and not window.native:
         raise UserError(
-            "Strided layers must pad alike, all symmetric or all 'same'. Received: "
-            f"layer {layer.name!r} averages with padding='same' among symmetric ones. "
-            "Fix: pool with padding='valid'."
+            "Strided layers must pad alike, all symmetric or all 'same'",
+            got=f"layer {layer.name!r} averages with padding='same' among symmetric "
+            "ones",
+            fix="pool with padding='valid'",
         )
 
     def pool(x):
@@ -182,8 +186,9 @@ def _dense(layer: Layer, inputs: Sequence[Value], context: Context) -> Value:
     x = value.emit(1.0, 0.0)
     if x.shape.rank != 2:
         raise UserError(
-            f"Layer {layer.name!r} must follow pooling or flattening. Received: input "
-            f"of shape {tuple(x.shape[1:])}. Fix: put GlobalAveragePooling2D in front."
+            f"Layer {layer.name!r} must follow pooling or flattening",
+            got=f"input of shape {tuple(x.shape[1:])}",
+            fix="put GlobalAveragePooling2D in front",
         )
     kernel = values_of(layer.kernel)
     offset = np.broadcast_to(value.offset, kernel.shape[:1]) @ kernel

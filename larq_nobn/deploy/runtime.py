@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn.deploy.conversion import import_compute_engine
+from larq_nobn._lce import import_interpreter
 from larq_nobn.deploy.flatbuffer import Flatbuffer
 
 
@@ -41,16 +41,14 @@ class Runner:
                 self._start_tflite(content, threads)
         except (RuntimeError, ValueError) as error:
             raise UserError(
-                "The file must hold operators that this machine's interpreter knows. "
-                f"Received: {error}. Fix: convert the model again, with the installed "
-                "version of Larq Compute Engine."
+                "The file must hold operators that this machine's interpreter knows",
+                got=error,
+                fix="convert the model again, with the installed version of Larq "
+                "Compute Engine",
             ) from error
 
     def _start_compute_engine(self, content, threads, indirect) -> None:
-        import_compute_engine()
-        from larq_compute_engine.tflite.python.interpreter import Interpreter
-
-        self._interpreter = Interpreter(
+        self._interpreter = import_interpreter()(
             content, num_threads=threads, use_indirect_bgemm=indirect
         )
         self._run = self._interpreter.interpreter.predict
@@ -117,7 +115,9 @@ def check_images(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if images.ndim != 4 or images.shape[1:] != tuple(shape) or not len(images):
         raise UserError(
             f"Images must have the shape (count, {', '.join(map(str, shape))}) of the "
-            f"model's input. Received: {images.shape}. Fix: resize or crop the images, "
-            "or export the model with another input_shape."
+            "model's input",
+            got=images.shape,
+            fix="resize or crop the images, or export the model with another "
+            "input_shape",
         )
     return np.ascontiguousarray(images, np.float32)

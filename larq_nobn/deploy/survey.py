@@ -1,13 +1,14 @@
 """Every network of the zoo, converted and checked: the table that proves the export."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
 from larq_nobn import zoo
+from larq_nobn._errors import UserError
 from larq_nobn.deploy.checking import Check, check
 from larq_nobn.deploy.conversion import convert
 from larq_nobn.deploy.inspection import Report, multiplications_before, report
@@ -102,23 +103,17 @@ def examine(
     )
 
 
-def survey(
-    images_for: Callable[[tf.keras.Model], np.ndarray],
-    *,
-    stem: str = "cifar",
-    width: int | None = None,
-    target: str = "arm",
-) -> Iterator[Finding]:
-    """Convert and check every family and norm of the zoo, with random weights.
+def zoo_networks(
+    stem: str = "cifar", width: int | None = None
+) -> Iterator[tuple[str, tf.keras.Model]]:
+    """Every family and norm of the zoo, with random weights.
 
     Args:
-        images_for: Returns the images to check a model on.
         stem: `"cifar"` (32×32, 10 classes) or `"imagenet"` (224×224, 1000 classes).
         width: Channels of the first stage; by default the published ones.
-        target: As in `convert`.
 
     Yields:
-        A finding per network.
+        Names and models; each model's graph is gone when the next is asked for.
     """
     for name in zoo.list_models():
         for norm in zoo.FAMILIES[name].norms:
@@ -130,8 +125,46 @@ def survey(
                 num_classes=10 if stem == "cifar" else 1000,
             )
             randomize(model)
-            yield examine(model, f"{name} {norm}", images_for(model), target)
+            yield f"{name} {norm}", model
             tf.keras.backend.clear_session()
+
+
+def check_all(
+    models: Iterable[tuple[str, tf.keras.Model]],
+    images_for: Callable[[tf.keras.Model], np.ndarray],
+    target: str = "arm",
+) -> Iterator[Finding]:
+    """Convert and check many models.
+
+    Args:
+        models: Their names and themselves, such as `zoo_networks()`.
+        images_for: Returns the images to check a model on.
+        target: As in `convert`.
+
+    Yields:
+        A finding per model.
+
+    Raises:
+        UserError: In the end, if a file does not compute what its model computes, or
+            has float layers that should be binary.
+
+    Example:
+        >>> for finding in check_all(zoo_networks(), lambda model: images):
+        ...     print(finding.row)
+    """
+    failed = []
+    for name, model in models:
+        finding = examine(model, name, images_for(model), target)
+        yield finding
+        if finding.check.unexplained or finding.missing:
+            failed.append(name)
+    if failed:
+        raise UserError(
+            "Every network must convert exactly",
+            got="float layers, or deviations that no rounding explains, in "
+            f"{', '.join(failed)}",
+            fix="please report this table",
+        )
 
 
 def randomize(model: tf.keras.Model, seed: int = 0) -> None:

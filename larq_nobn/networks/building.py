@@ -61,15 +61,16 @@ def check_tensor(
             tensor = tf.keras.Input(tensor=tensor, name="image")
     except ValueError as error:
         raise UserError(
-            f"`input_tensor` must be a Keras tensor. Received: {type(tensor).__name__}."
-            " Fix: for example tf.keras.Input((32, 32, 3))."
+            "`input_tensor` must be a Keras tensor",
+            got=type(tensor).__name__,
+            fix="for example tf.keras.Input((32, 32, 3))",
         ) from error
     shape = tuple(tensor.shape[1:])
     if input_shape is not None and tuple(input_shape) != shape:
         raise UserError(
-            "`input_shape` and `input_tensor` must agree. Received: "
-            f"input_shape={tuple(input_shape)}, input_tensor of shape {shape}. "
-            "Fix: leave out input_shape."
+            "`input_shape` and `input_tensor` must agree",
+            got=f"input_shape={tuple(input_shape)}, input_tensor of shape {shape}",
+            fix="leave out input_shape",
         )
     return tensor, shape
 
@@ -94,7 +95,8 @@ def _head(
         )
     except (TypeError, ValueError) as error:
         raise UserError(
-            "`classifier_activation` must be a Keras activation or None for logits. "
-            f"Received: classifier_activation={activation!r}. Fix: 'softmax' or None."
+            "`classifier_activation` must be a Keras activation or None for logits",
+            got=f"classifier_activation={activation!r}",
+            fix="'softmax' or None",
         ) from error
     return layer(x)

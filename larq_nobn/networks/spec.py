@@ -96,11 +96,11 @@ class NetworkSpec:
         for name in ("binary_weights", "binary_downsample", "binary_activations"):
             one_of(name, getattr(self, name), (True, False), fix="pass a bool")
         alpha = plan.alpha if self.alpha is None else self.alpha
-        check_number("alpha", alpha, float, "0.2 is the published value")
+        check_number("alpha", alpha, "0.2 is the published value")
         fix = "10 for CIFAR-10, 1000 for ImageNet"
-        check_number("num_classes", self.num_classes, int, fix)
+        check_number("num_classes", self.num_classes, fix, kind=int)
         width = plan.width if self.width is None else self.width
-        check_number("width", width, int, f"{plan.width} is the published value")
+        check_number("width", width, f"{plan.width} is the published value", kind=int)
         binary_weights = bool(self.binary_weights and self.binary_activations)
         has_choice = binary_weights and plan.real_downsamples
         return {
@@ -119,11 +119,12 @@ class NetworkSpec:
         if plan.units is None:
             raise UserError(
                 "`units` must be left out for a network without residual units per "
-                f"stage. Received: units={self.units!r} for {self.name!r}. Fix: choose "
-                "a ResNet, or another width instead."
+                "stage",
+                got=f"units={self.units!r} for {self.name!r}",
+                fix="choose a ResNet, or another width instead",
             )
         most = max(plan.units)
-        check_number("units", self.units, int, f"{most} is the most published")
+        check_number("units", self.units, f"{most} is the most published", kind=int)
         return None if set(plan.units) == {self.units} else int(self.units)
 
     def _checked_shape(self, stride: int) -> tuple[int | None, int | None, int]:
@@ -142,9 +143,9 @@ class NetworkSpec:
             hint = ", or use the CIFAR stem" if self.stem == "imagenet" else ""
             raise UserError(
                 "`input_shape` must be (height, width, channels), height and width "
-                f"multiples of {stride} (the product of the network's strides) or "
-                f"None. Received: {given}. Fix: resize or crop the images to a "
-                f"multiple of {stride}{hint}."
+                f"multiples of {stride} (the product of the network's strides) or None",
+                got=given,
+                fix=f"resize or crop the images to a multiple of {stride}{hint}",
             )
         return shape
 

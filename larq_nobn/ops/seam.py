@@ -57,8 +57,9 @@ def _of_process() -> str:
         return "accelerator" if has_gpu else "cpu"
     if chosen not in MODES:
         raise UserError(
-            f"The variable LARQ_NOBN_OPS must be one of {', '.join(MODES)}. "
-            f"Received: {chosen!r}. Fix: choose one of these, or unset it."
+            f"The variable LARQ_NOBN_OPS must be one of {', '.join(MODES)}",
+            got=repr(chosen),
+            fix="choose one of these, or unset it",
         )
     return chosen
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from larq_nobn._errors import UserError, one_of
-from larq_nobn.datasets import SOURCES, Source
-from larq_nobn.training.imagenet import open_imagenet
+from larq_nobn._errors import check_number, one_of
+from larq_nobn.datasets import DATASETS, Dataset
 from larq_nobn.training.pipeline import (
     augment,
     augmentation_seed,
@@ -22,6 +21,7 @@ from larq_nobn.training.pipeline import (
     normalize,
     readable,
 )
+from larq_nobn.training.streamed import open_streamed
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Images:
     """A data set in memory.
 
     Attributes:
-        name: Its name in `SOURCES`.
+        name: Its name in `datasets.DATASETS`.
         train: Images, uint8 of shape `(examples, height, width, channels)`, and labels,
             int64 of shape `(examples,)`.
         test: The same for the held-out part.
@@ -40,9 +40,9 @@ class Images:
     test: tuple[np.ndarray, np.ndarray]
 
     @property
-    def source(self) -> Source:
-        """Its row in `SOURCES`."""
-        return SOURCES[self.name]
+    def row(self) -> Dataset:
+        """Its row in `datasets.DATASETS`."""
+        return DATASETS[self.name]
 
     @property
     def train_size(self) -> int:
@@ -62,27 +62,25 @@ def load_images(name: str, data_dir: str | None = None, limit: int | None = None
     """Open a data set: small ones are read into memory, ImageNet stays on disk.
 
     Args:
-        name: One of `SOURCES`.
+        name: One of `datasets.DATASETS`.
         data_dir: tensorflow-datasets folder; by default `TFDS_DATA_DIR`, or tfds's own.
             For ImageNet also a folder with `train` and `val`, a folder a class in each.
         limit: Take only so many training images, and as many test images at most.
 
     Returns:
-        An `Images`, or an object with the same `source`, `train_size`, `train_batches`
+        An `Images`, or an object with the same `row`, `train_size`, `train_batches`
         and `test_batches`.
 
     Raises:
         UserError: If the name is unknown, or the data are missing or unreadable.
     """
-    one_of("dataset", name, SOURCES)
-    if limit is not None and limit < 1:
-        raise UserError(
-            f"`limit` must be a positive number of images. Received: {limit}. "
-            "Fix: leave it out to take all."
-        )
-    if name == "imagenet":
-        return open_imagenet(data_dir, limit)
-    parts = _load_digits() if SOURCES[name].embedded else _load_tfds(name, data_dir)
+    one_of("dataset", name, DATASETS)
+    if limit is not None:
+        check_number("limit", limit, "leave it out to take all images", kind=int)
+    row = DATASETS[name]
+    if row.streamed:
+        return open_streamed(name, data_dir, limit)
+    parts = _load_digits() if row.embedded else _load_tfds(name, data_dir)
     train, test = ((x[:limit], y[:limit]) for x, y in parts)
     return Images(name, train, test)
 
@@ -105,12 +103,13 @@ def _load_tfds(name: str, data_dir: str | None) -> list[tuple[np.ndarray, np.nda
     import tensorflow_datasets as tfds
 
     with readable(name, data_dir):
-        builder = tfds.builder(name, data_dir=data_dir)
+        row = DATASETS[name]
+        builder = tfds.builder(row.source or name, data_dir=data_dir)
         if not Path(builder.data_path).is_dir():
             builder.download_and_prepare()
         parts = [
             tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
-            for split in ("train", "test")
+            for split in ("train", row.test_split)
         ]
     return [(part["image"], part["label"].astype(np.int64)) for part in parts]
 
@@ -154,8 +153,8 @@ def train_batches(
 
     def batch(index: tf.Tensor, step: tf.Tensor):
         random = augmentation_seed(seed, epoch, step)
-        augmented = augment(tf.gather(x, index), random, images.source, padding)
-        labels = tf.one_hot(tf.gather(y, index), images.source.num_classes)
+        augmented = augment(tf.gather(x, index), random, images.row, padding)
+        labels = tf.one_hot(tf.gather(y, index), images.row.num_classes)
         return mix(normalize(augmented, images.name), labels, random, mixup, cutmix)
 
     indices = tf.data.Dataset.from_tensor_slices(order)
@@ -179,7 +178,7 @@ def test_batches(images: Images, batch_size: int) -> tf.data.Dataset:
     Returns:
         Batches `(images, labels)` as in `train_batches`.
     """
-    classes = images.source.num_classes
+    classes = images.row.num_classes
     return (
         tf.data.Dataset.from_tensor_slices(images.test)
         .batch(batch_size)

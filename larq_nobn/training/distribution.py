@@ -49,8 +49,9 @@ def make_strategy(name: str | None, batch_size: int) -> tf.distribute.Strategy:
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas:
         raise UserError(
-            f"`batch_size` must divide among the {replicas} replicas. Received: "
-            f"batch_size={batch_size}. Fix: make it a multiple of {replicas}."
+            f"`batch_size` must divide among the {replicas} replicas",
+            got=f"batch_size={batch_size}",
+            fix=f"make it a multiple of {replicas}",
         )
     return strategy
 
@@ -67,10 +68,11 @@ def _check_tf_config() -> None:
     if not fits:
         raise UserError(
             "The environment variable TF_CONFIG must name all workers and this one's "
-            f"place among them. Received: TF_CONFIG={text!r}. Fix: for example "
-            "TF_CONFIG="
-            '\'{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
-            '"task": {"type": "worker", "index": 0}}\', index 1 on the second machine.'
+            "place among them",
+            got=f"TF_CONFIG={text!r}",
+            fix='for example TF_CONFIG=\'{"cluster": {"worker": ["host1:2222", '
+            '"host2:2222"]}, "task": {"type": "worker", "index": 0}}\', '
+            "index 1 on the second machine",
         )
 
 
@@ -103,7 +105,8 @@ def watch_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
             raise
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            "All workers must stay reachable. Received: another worker is gone "
-            f"({type(error).__name__}: {reason[:200]}). The last checkpoint is kept. "
-            "Fix: start all workers again with --resume."
+            "All workers must stay reachable",
+            got=f"another worker is gone ({type(error).__name__}: {reason[:200]}). "
+            "The last checkpoint is kept",
+            fix="start all workers again with --resume",
         ) from error

@@ -78,8 +78,9 @@ def train(
     """
     if not checkpoint_minutes >= 0:
         raise UserError(
-            "`checkpoint_minutes` must be 0 or more. Received: "
-            f"{checkpoint_minutes}. Fix: 10 is the default, 0 saves after each batch."
+            "`checkpoint_minutes` must be 0 or more",
+            got=checkpoint_minutes,
+            fix="10 is the default, 0 saves after each batch",
         )
     strategy = make_strategy(distribute, recipe.batch_size)
     with RunFolder(Path(out), recipe, resume, is_chief(strategy)) as folder:
@@ -304,7 +305,7 @@ class _Run:
         if recipe.teacher is not None:
             with strategy.scope():
                 self.teacher = load_teacher(
-                    recipe.teacher, recipe.dataset, images.source.num_classes
+                    recipe.teacher, recipe.dataset, images.row.num_classes
                 )
         self.steps_per_epoch = images.train_size // recipe.batch_size
         self.progress = Progress(
@@ -506,10 +507,10 @@ class _StopOnNaN(tf.keras.callbacks.Callback):
         """Check the running loss."""
         if not math.isfinite(logs["loss"]):
             raise DivergedError(
-                f"The loss must stay finite. Received: {logs['loss']} in {self.where}, "
-                f"batch {self.start + batch + 1}. The last good checkpoint is kept in "
-                f"{self.checkpoints}. Fix: start again with a smaller learning_rate or "
-                "clip_factor."
+                "The loss must stay finite",
+                got=f"{logs['loss']} in {self.where}, batch {self.start + batch + 1}. "
+                f"The last good checkpoint is kept in {self.checkpoints}",
+                fix="start again with a smaller learning_rate or clip_factor",
             )
 
 

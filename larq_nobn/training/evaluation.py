@@ -19,7 +19,7 @@ def evaluate(
 
     Args:
         model: A model from normalized images to logits or probabilities.
-        dataset: One of `training.data.SOURCES`.
+        dataset: One of `datasets.DATASETS`.
         data_dir: tensorflow-datasets folder.
         limit: Only so many images.
         verbose: Whether to show a progress bar.
@@ -32,14 +32,15 @@ def evaluate(
             data are missing.
     """
     images = data.load_images(dataset, data_dir, limit)
-    source = images.source
+    row = images.row
     classes, shape = model.output_shape[-1], model.input_shape[1:]
-    fits = all(a in (None, b) for a, b in zip(shape, source.input_shape, strict=True))
-    if len(model.output_shape) != 2 or classes != source.num_classes or not fits:
+    fits = all(a in (None, b) for a, b in zip(shape, row.input_shape, strict=True))
+    if len(model.output_shape) != 2 or classes != row.num_classes or not fits:
         raise UserError(
-            f"A model for {dataset} must take images of {source.input_shape} and give "
-            f"{source.num_classes} classes. Received: input {shape}, output "
-            f"{model.output_shape}. Fix: choose the data set that it was trained on."
+            f"A model for {dataset} must take images of {row.input_shape} and give "
+            f"{row.num_classes} classes",
+            got=f"input {shape}, output {model.output_shape}",
+            fix="choose the data set that it was trained on",
         )
     infer = tf.function(lambda x: model(x, training=False))
     hits = np.zeros(2)

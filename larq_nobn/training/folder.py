@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import fcntl
 import importlib.metadata
 import io
 import json
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from filelock import FileLock, Timeout
 
 import larq_nobn
 from larq_nobn._errors import UserError
@@ -56,20 +56,19 @@ class HeldFolder:
         self._settings = settings
         self._resume = resume
         self._chief = chief
-        self._lock = None
+        self._lock = FileLock(path / ".lock", timeout=0)
 
     def __enter__(self):
         if not self._chief:
             return self
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
+            self._lock.acquire()
+        except Timeout as error:
             raise UserError(
-                f"A {self.kind} needs a folder of its own. Received: {self.path}, in "
-                "which another process is training. Fix: choose another --out, or wait."
+                f"A {self.kind} needs a folder of its own",
+                got=f"{self.path}, in which another process is training",
+                fix="choose another --out, or wait",
             ) from error
         try:
             self._check_settings()
@@ -78,13 +77,12 @@ class HeldFolder:
                 for file in self.path.glob(pattern):
                     file.unlink()
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.release()
 
     def _check_settings(self) -> None:
         file = self.path / "settings.json"
@@ -93,16 +91,17 @@ class HeldFolder:
             return
         if not self._resume:
             raise UserError(
-                f"A {self.kind} needs a folder of its own. Received: {self.path}, "
-                "which holds one already. Fix: choose another --out, or go on with "
-                f"that {self.kind} by --resume."
+                f"A {self.kind} needs a folder of its own",
+                got=f"{self.path}, which holds one already",
+                fix=f"choose another --out, or go on with that {self.kind} by --resume",
             )
         try:
             before = {**self.defaults, **json.loads(file.read_text())}
         except (ValueError, TypeError) as error:
             raise UserError(
-                f"{file} must hold the settings of the {self.kind}. Received: {error}. "
-                "Fix: start again in another folder."
+                f"{file} must hold the settings of the {self.kind}",
+                got=error,
+                fix="start again in another folder",
             ) from error
         changed = [
             f"{key} was {before.get(key)!r}, is {self._settings.get(key)!r}"
@@ -111,9 +110,10 @@ class HeldFolder:
         ]
         if changed:
             raise UserError(
-                f"A resumed {self.kind} must keep its settings. Received: "
-                f"{'; '.join(changed)}. Fix: give the settings that the {self.kind} "
-                "was started with, or choose another --out."
+                f"A resumed {self.kind} must keep its settings",
+                got="; ".join(changed),
+                fix=f"give the settings that the {self.kind} was started with, or "
+                "choose another --out",
             )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
+from larq_nobn.datasets import DATASETS
 from larq_nobn.training import data, xla_runner
 from larq_nobn.training.engine import STEPS, build_trainer, finish
 from larq_nobn.training.folder import RunFolder
@@ -17,7 +18,11 @@ from larq_nobn.weights.transfer import assign_checked, named_weights
 # What the exported programs cannot do, why, and what can be had; every other field is
 # honoured.
 _REFUSED = {
-    "dataset": ("imagenet".__eq__, "holds its images in the device's memory", ""),
+    "dataset": (
+        lambda name: DATASETS[name].streamed,
+        "holds its images in the device's memory",
+        "",
+    ),
     "mixup": (bool, "has no mixup (XLA has no gamma distribution)", "mixup=0, or "),
     "cutmix": (bool, "has no CutMix (XLA has no gamma distribution)", "cutmix=0, or "),
     "precision": (
@@ -83,13 +88,15 @@ def _check(recipe: Recipe, part_mb: float) -> None:
         value = getattr(recipe, name)
         if is_refused(value):
             raise UserError(
-                f"An exported training {why}. Received: {name}={value!r}. Fix: "
-                f"{instead}train it with larq-nobn train."
+                f"An exported training {why}",
+                got=f"{name}={value!r}",
+                fix=f"{instead}train it with larq-nobn train",
             )
     if not part_mb >= 0.05:
         raise UserError(
-            f"`part_mb` must be 0.05 or more. Received: {part_mb}. Fix: 50 is the "
-            "default."
+            "`part_mb` must be 0.05 or more",
+            got=part_mb,
+            fix="50 is the default",
         )
 
 
@@ -120,11 +127,12 @@ def _bring_back(
     history, plan = saved["history"], saved["plan"]
     epochs = {step: len(history[step]) for step in STEPS}
     if not epochs["step2"] or (epochs != plan and not unfinished):
-        begun = " --unfinished takes it as it is." if epochs["step2"] else ""
+        begun = "; --unfinished takes it as it is" if epochs["step2"] else ""
         raise UserError(
-            "A training must have come to its end. Received: "
-            + ", ".join(f"{epochs[k]} of {plan[k]} epochs of {k}" for k in STEPS)
-            + f" in {back}. Fix: run.py --resume where it was stopped.{begun}"
+            "A training must have come to its end",
+            got=", ".join(f"{epochs[k]} of {plan[k]} epochs of {k}" for k in STEPS)
+            + f" in {back}",
+            fix=f"run.py --resume where it was stopped{begun}",
         )
     trained = recipe.replace(epochs=epochs["step2"], step1_epochs=epochs["step1"])
     if recipe.precision.startswith("mixed"):
@@ -161,17 +169,18 @@ def _read(out: Path, back: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     )
     if saved.get("id") != described["id"]:
         raise UserError(
-            f"What came back must be of the export in {out}, {described['id']}. "
-            f"Received: {back} of {saved.get('id')}, which is another. Fix: give the "
-            "--out that it was exported to."
+            f"What came back must be of the export in {out}, {described['id']}",
+            got=f"{back} of {saved.get('id')}, which is another",
+            fix="give the --out that it was exported to",
         )
     try:
         arrays = xla_runner.read_pieces(back, saved["weights"])
         return saved, {k.removeprefix("model/"): v for k, v in arrays.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{back / 'training.json'} must be as run.py wrote it. Received: "
-            f"{type(error).__name__}: {error}. Fix: copy it again, with all weights_*."
+            f"{back / 'training.json'} must be as run.py wrote it",
+            got=f"{type(error).__name__}: {error}",
+            fix="copy it again, with all weights_*",
         ) from error
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn.datasets import STATISTICS, Source
+from larq_nobn.datasets import DATASETS, Dataset
 
 # Independent random streams from one seed.
 _CROP, _FLIP, _MIX, _BOX = 1, 2, 3, 4
@@ -30,9 +30,9 @@ def readable(name: str, data_dir: str | None) -> Iterator[None]:
     """
     if data_dir is not None and not Path(data_dir).is_dir():
         raise UserError(
-            "`data_dir` must be a tensorflow-datasets folder. Received: "
-            f"{data_dir}, which is no folder. Fix: check the path, or leave it out to "
-            "download the data."
+            "`data_dir` must be a tensorflow-datasets folder",
+            got=f"{data_dir}, which is no folder",
+            fix="check the path, or leave it out to download the data",
         )
     # tfds raises whatever its parsers, file systems and downloaders raise.
     failures = (OSError, ValueError, AssertionError, KeyError, tf.errors.OpError)
@@ -43,9 +43,10 @@ def readable(name: str, data_dir: str | None) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"The data set {name} must be readable through tensorflow-datasets in "
-            f"{where}. Received: {type(error).__name__}: {reason} Fix: pass the folder "
-            "of prepared data with --data-dir or TFDS_DATA_DIR, or connect to the "
-            "network once to download it."
+            f"{where}",
+            got=f"{type(error).__name__}: {reason}",
+            fix="pass the folder of prepared data with --data-dir or TFDS_DATA_DIR, "
+            "or connect to the network once to download it",
         ) from error
 
 
@@ -57,8 +58,9 @@ def check_batch_size(batch_size: int, examples: int) -> None:
     """
     if not 0 < batch_size <= examples:
         raise UserError(
-            f"`batch_size` must be from 1 to the number of training images, {examples}."
-            f" Received: batch_size={batch_size}. Fix: make it smaller."
+            f"`batch_size` must be from 1 to the number of training images, {examples}",
+            got=f"batch_size={batch_size}",
+            fix="make it smaller",
         )
 
 
@@ -67,7 +69,7 @@ def normalize(images: tf.Tensor, dataset: str) -> tf.Tensor:
 
     See `zoo.preprocess_input`.
     """
-    mean, std = np.array(STATISTICS[dataset].mean), np.array(STATISTICS[dataset].std)
+    mean, std = np.array(DATASETS[dataset].mean), np.array(DATASETS[dataset].std)
     dtype = tf.keras.backend.floatx()
     return tf.cast(images, dtype) * (1 / (255 * std)).astype(dtype) - (
         mean / std
@@ -134,7 +136,7 @@ def mix(
 
 
 def augment(
-    images: tf.Tensor, seed: tf.Tensor, source: Source, padding: str = "zero"
+    images: tf.Tensor, seed: tf.Tensor, row: Dataset, padding: str = "zero"
 ) -> tf.Tensor:
     """Crop each padded image at random and mirror it at random.
 
@@ -145,7 +147,7 @@ def augment(
     Args:
         images: uint8 of shape `(batch, height, width, channels)`.
         seed: int64 of shape `(2,)`.
-        source: How to augment.
+        row: How to augment.
         padding: `"zero"` or `"reflect"`.
 
     Returns:
@@ -153,7 +155,7 @@ def augment(
     """
     batch = tf.shape(images)[0]
     height, width = images.shape[1:3]
-    pad = source.crop_padding
+    pad = row.crop_padding
 
     def random(stream: int, shape, maxval: int) -> tf.Tensor:
         return tf.random.stateless_uniform(
@@ -168,7 +170,7 @@ def augment(
         columns = offset[:, 1:] + tf.range(width)
         images = tf.gather(images, rows, axis=1, batch_dims=1)
         images = tf.gather(images, columns, axis=2, batch_dims=1)
-    if source.flip:
+    if row.flip:
         mirror = random(_FLIP, [batch, 1, 1, 1], 2) > 0
         images = tf.where(mirror, images[:, :, ::-1], images)
     return images

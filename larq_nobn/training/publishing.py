@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from larq_nobn._errors import UserError, one_of
-from larq_nobn.datasets import STATISTICS, class_names
+from larq_nobn.datasets import DATASETS, class_names
 from larq_nobn.networks import NetworkSpec, build
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.weights.bundle import write_bundle
@@ -56,17 +56,17 @@ def publish_run(
     result = _read_result(run / "result.json")
     network = _network(result, run)
     dataset = result["dataset"]
-    one_of("dataset", dataset, STATISTICS)
+    one_of("dataset", dataset, DATASETS)
     model = build(network, classifier_activation=None)
     load_file(model, run / "model.keras")
     _check_digest(model, result, run)
-    statistics = STATISTICS[dataset]
+    row = DATASETS[dataset]
     card = Card(
         network=network,
         dataset=dataset,
         classes=class_names(dataset),
-        mean=statistics.mean,
-        std=statistics.std,
+        mean=row.mean,
+        std=row.std,
         metrics=_metrics(result, run),
         recipe=_recipe(result),
         versions=_texts(result.get("versions")),
@@ -91,8 +91,10 @@ def _read_result(path: Path) -> dict[str, Any]:
     if not path.is_file() or not path.with_name("model.keras").is_file():
         raise UserError(
             "A run must be the folder of a complete training, with result.json and "
-            f"model.keras. Received: {path.parent}. Fix: finish the training "
-            f"(larq-nobn train ... --out {path.parent} --resume)."
+            "model.keras",
+            got=path.parent,
+            fix=f"finish the training (larq-nobn train ... --out {path.parent} "
+            "--resume)",
         )
     try:
         with path.open("rb") as file:
@@ -198,6 +200,7 @@ def _check_digest(model: tf.keras.Model, result: Mapping[str, Any], run: Path) -
 
 def _bad_result(run: Path, what: str) -> UserError:
     return UserError(
-        "A run must be the folder of a complete training, as larq-nobn train leaves "
-        f"it. Received: {run}, with {what}. Fix: train it again."
+        "A run must be the folder of a complete training, as larq-nobn train leaves it",
+        got=f"{run}, with {what}",
+        fix="train it again",
     )

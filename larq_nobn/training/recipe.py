@@ -12,7 +12,7 @@ from typing import Any
 
 from larq_nobn._errors import UserError, one_of
 from larq_nobn._shipped import shipped
-from larq_nobn.datasets import SOURCES
+from larq_nobn.datasets import DATASETS
 from larq_nobn.networks import FAMILIES, NetworkSpec
 
 SCHEDULES = ("linear", "cosine")
@@ -32,7 +32,7 @@ class Recipe:
 
     Attributes:
         name: Name of the result.
-        dataset: One of `training.data.SOURCES`.
+        dataset: One of `datasets.DATASETS`.
         model: One of `zoo.list_models()`.
         norm: `"free"`, `"batch"` or `"none"`.
         stem: `"imagenet"` or `"cifar"`.
@@ -111,7 +111,7 @@ class Recipe:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check_type(field, getattr(self, field.name))
-        one_of("dataset", self.dataset, SOURCES)
+        one_of("dataset", self.dataset, DATASETS)
         one_of("model", self.model, FAMILIES)
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("optimizer", self.optimizer, OPTIMIZERS)
@@ -157,12 +157,12 @@ class Recipe:
     @property
     def network(self) -> NetworkSpec:
         """The network of step 2, with the data set's input and classes."""
-        source = SOURCES[self.dataset]
+        dataset = DATASETS[self.dataset]
         settings = {field.name: getattr(self, field.name) for field in _NETWORK}
         return NetworkSpec(
             self.model,
-            input_shape=source.input_shape,
-            num_classes=source.num_classes,
+            input_shape=dataset.input_shape,
+            num_classes=dataset.num_classes,
             **settings,
         )
 
@@ -185,8 +185,9 @@ class Recipe:
         for name in changes:
             if name not in valid:
                 raise UserError(
-                    f"A setting must be one of {', '.join(valid)}. Received: {name!r}. "
-                    "Fix: choose one of these."
+                    f"A setting must be one of {', '.join(valid)}",
+                    got=repr(name),
+                    fix="choose one of these",
                 )
         return dataclasses.replace(self, **changes)
 
@@ -232,8 +233,9 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UserError(
-                f"A setting must have the form key=value. Received: {pair!r}. "
-                "Fix: for example --set epochs=5."
+                "A setting must have the form key=value",
+                got=repr(pair),
+                fix="for example --set epochs=5",
             )
         try:
             settings[key] = ast.literal_eval(value)
@@ -260,9 +262,9 @@ def load_recipe(path: str | Path) -> Recipe:
     path = published.get(str(path), path)
     if path.suffix != ".py" or not path.is_file():
         raise UserError(
-            "A recipe must be a Python file. Received: "
-            f"{path}{'' if path.exists() else ', which does not exist'}. Fix: the "
-            f"path of one, or a published one's name: {', '.join(published)}."
+            "A recipe must be a Python file",
+            got=f"{path}{'' if path.exists() else ', which does not exist'}",
+            fix=f"the path of one, or a published one's name: {', '.join(published)}",
         )
     spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
@@ -270,15 +272,16 @@ def load_recipe(path: str | Path) -> Recipe:
         spec.loader.exec_module(module)
     except (SyntaxError, ImportError, NameError, TypeError) as error:
         raise UserError(
-            f"A recipe must be a Python file that runs. Received: {path}, "
-            f"{type(error).__name__}: {error}. Fix: correct the file."
+            "A recipe must be a Python file that runs",
+            got=f"{path}, {type(error).__name__}: {error}",
+            fix="correct the file",
         ) from error
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise UserError(
-            f"A recipe file must define RECIPE = larq_nobn.training.Recipe(...). "
-            f"Received: {path}, RECIPE is {type(recipe).__name__}. Fix: see the files "
-            "in training/."
+            "A recipe file must define RECIPE = larq_nobn.training.Recipe(...)",
+            got=f"{path}, RECIPE is {type(recipe).__name__}",
+            fix="see the files in training/",
         )
     return recipe
 
@@ -295,9 +298,9 @@ def _check_type(field: dataclasses.Field, value: Any) -> None:
     if not isinstance(value, tuple(accepted)) or (is_bool and bool not in kinds):
         expected = " or ".join(getattr(k, "__name__", str(k)) for k in kinds)
         raise UserError(
-            f"`{field.name}` must be of type {expected.replace('NoneType', 'None')}. "
-            f"Received: {field.name}={value!r} of type {type(value).__name__}. "
-            "Fix: give a value of that type."
+            f"`{field.name}` must be of type {expected.replace('NoneType', 'None')}",
+            got=f"{field.name}={value!r} of type {type(value).__name__}",
+            fix="give a value of that type",
         )
 
 
@@ -320,6 +323,7 @@ def _check_range(
     failed = [text for text, holds in bounds.items() if not holds]
     if failed:
         raise UserError(
-            f"`{name}` must be {' and '.join(failed)}. Received: {name}={value!r}. "
-            "Fix: see the recipe's default."
+            f"`{name}` must be {' and '.join(failed)}",
+            got=f"{name}={value!r}",
+            fix="see the recipe's default",
         )

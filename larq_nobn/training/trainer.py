@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn.datasets import STATISTICS
+from larq_nobn.datasets import DATASETS
 from larq_nobn.losses import distribution_loss
 from larq_nobn.models import FusedModel
 from larq_nobn.saving import load_model
@@ -154,17 +154,18 @@ def load_teacher(name: str, dataset: str, num_classes: int) -> Teacher:
     else:
         if not Path(name).exists():
             raise UserError(
-                "`teacher` must be the path of a saved Keras model or 'keras:NAME'. "
-                f"Received: {name!r}, which does not exist. Fix: check the path."
+                "`teacher` must be the path of a saved Keras model or 'keras:NAME'",
+                got=f"{name!r}, which does not exist",
+                fix="check the path",
             )
         model, prepare = load_model(name, compile=False), lambda images: images
     model.trainable = False
     classes = model.output_shape[-1]
     if len(model.output_shape) != 2 or classes != num_classes:
         raise UserError(
-            f"`teacher` must have the student's {num_classes} classes. Received: "
-            f"{name!r} with output shape {model.output_shape}. Fix: choose a teacher "
-            "that was trained on the same data set."
+            f"`teacher` must have the student's {num_classes} classes",
+            got=f"{name!r} with output shape {model.output_shape}",
+            fix="choose a teacher that was trained on the same data set",
         )
     last = model.layers[-1]
     softmax = getattr(last, "activation", None) is tf.keras.activations.softmax
@@ -182,21 +183,23 @@ def _keras_application(name: str, dataset: str):
     build = getattr(tf.keras.applications, name, None)
     if build is None or not name[0].isupper():
         raise UserError(
-            "`teacher` must be a network of keras.applications after 'keras:'. "
-            f"Received: {name!r}. Fix: for example keras:ResNet50."
+            "`teacher` must be a network of keras.applications after 'keras:'",
+            got=repr(name),
+            fix="for example keras:ResNet50",
         )
     try:
         model = build(weights="imagenet")
     except OSError as error:
         raise UserError(
             f"The weights of keras.applications' {name} must be in Keras's cache or "
-            f"downloadable. Received: {str(error).splitlines()[0]} Fix: connect to the "
-            "network once, or pass the path of a saved Keras model."
+            "downloadable",
+            got=str(error).splitlines()[0],
+            fix="connect to the network once, or pass the path of a saved Keras model",
         ) from error
     # build() lives in the module that also holds its preprocess_input.
     module = __import__(build.__module__, fromlist=["preprocess_input"])
-    statistics = STATISTICS[dataset]
-    mean, std = np.float32(statistics.mean), np.float32(statistics.std)
+    row = DATASETS[dataset]
+    mean, std = np.float32(row.mean), np.float32(row.std)
 
     def prepare(images: tf.Tensor) -> tf.Tensor:
         return module.preprocess_input((images * std + mean) * 255.0)

@@ -76,7 +76,7 @@ def train_epoch(model: Trainer, recipe: Recipe, images: data.Images):
         shape `(steps * batch_size,)`), the epoch's number (int64) and its learning
         rate. It returns loss and accuracy, averaged over the steps.
     """
-    batch_size, classes = recipe.batch_size, images.source.num_classes
+    batch_size, classes = recipe.batch_size, images.row.num_classes
 
     @tf.function(jit_compile=True)
     def run(pixels, labels, order, epoch, learning_rate):
@@ -88,9 +88,7 @@ def train_epoch(model: Trainer, recipe: Recipe, images: data.Images):
         for step in tf.range(steps):
             index = tf.slice(order, [step * batch_size], [batch_size])
             seed = tf.stack([recipe.seed * 1_000_003 + epoch, tf.cast(step, tf.int64)])
-            x = data.augment(
-                tf.gather(pixels, index), seed, images.source, recipe.padding
-            )
+            x = data.augment(tf.gather(pixels, index), seed, images.row, recipe.padding)
             x = data.normalize(x, images.name)
             y = tf.one_hot(tf.gather(labels, index), classes)
             loss, logits = model.update(x, y)
@@ -113,7 +111,7 @@ def test_images(model: Trainer, recipe: Recipe, images: data.Images):
     Returns:
         `tf.function` of `(images, labels)` to the summed loss and the number of hits.
     """
-    classes = images.source.num_classes
+    classes = images.row.num_classes
 
     def test(x, y):
         x, y = data.normalize(x, images.name), tf.one_hot(y, classes)
@@ -235,7 +233,7 @@ def export(recipe: Recipe, images: data.Images, folder: Path, part_mb: float) ->
     """
     teacher = None
     if recipe.teacher is not None:
-        classes = images.source.num_classes
+        classes = images.row.num_classes
         teacher = load_teacher(recipe.teacher, recipe.dataset, classes)
     (x, y), (test_x, test_y) = images.train, images.test
     steps = len(x) // recipe.batch_size

@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from larq_nobn._compat import import_keras_tuner
 from larq_nobn._errors import UserError, one_of
+from larq_nobn._tuner import import_keras_tuner
 from larq_nobn.networks import NetworkSpec, build
 from larq_nobn.training.engine import make_optimizer
 from larq_nobn.training.recipe import SCHEDULES, Recipe, decay
@@ -75,8 +75,9 @@ def build_model(
         values = hyperparameters.values
     if not isinstance(values, Mapping):
         raise UserError(
-            "`hyperparameters` must be a dict or a keras_tuner.HyperParameters. "
-            f"Received: {hyperparameters!r}. Fix: for example {{'alpha': 0.2}}."
+            "`hyperparameters` must be a dict or a keras_tuner.HyperParameters",
+            got=repr(hyperparameters),
+            fix="for example {'alpha': 0.2}",
         )
     return _compile(values, network, step, loss, metrics)
 
@@ -230,9 +231,9 @@ class ReActNetHyperModel(keras_tuner.HyperModel):
         names = {parameter.name for parameter in hp.space}
         if names and not self._declared and not names & set(self.space.varied):
             raise FatalUserError(
-                "The tuner's folder must hold this search or none. Received: one over "
-                f"{', '.join(sorted(names))}. Fix: choose another directory or "
-                "project_name, or overwrite=True."
+                "The tuner's folder must hold this search or none",
+                got=f"one over {', '.join(sorted(names))}",
+                fix="choose another directory or project_name, or overwrite=True",
             )
         try:
             return self.space.draw(hp)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.exceptions import ConvergenceWarning
 
-from larq_nobn._errors import UserError, one_of
+from larq_nobn._errors import UserError, check_number, one_of
 from larq_nobn._files import write_json
 from larq_nobn.training import data
 from larq_nobn.training.engine import DivergedError, train
@@ -82,9 +82,10 @@ def search(
     space = space or SearchSpace(recipe.model, recipe.norm)
     if (space.model, space.norm) != (recipe.model, recipe.norm):
         raise UserError(
-            "`space` must be for the recipe's network. Received: a space for "
-            f"{space.model}, {space.norm} and a recipe for {recipe.model}, "
-            f"{recipe.norm}. Fix: give both the same."
+            "`space` must be for the recipe's network",
+            got=f"a space for {space.model}, {space.norm} and a recipe for "
+            f"{recipe.model}, {recipe.norm}",
+            fix="give both the same",
         )
     if trials is None and algorithm != "hyperband":
         trials = 20
@@ -114,8 +115,9 @@ def search(
             raise error.__cause__ from None
     if not study.best:
         raise UserError(
-            f"A trial must keep a finite loss. Received: {len(study.rows)} trials, all "
-            "of which diverged. Fix: search smaller learning rates, in another --out."
+            "A trial must keep a finite loss",
+            got=f"{len(study.rows)} trials, all of which diverged",
+            fix="search smaller learning rates, in another --out",
         )
     return study.leaderboard()
 
@@ -135,11 +137,8 @@ def _quiet() -> Iterator[None]:
 
 def _check_counts(trials: int | None, epochs: int) -> None:
     for name, value in {"trials": trials, "epochs": epochs}.items():
-        if value is not None and value < 1:
-            raise UserError(
-                f"`{name}` must be at least 1. Received: {name}={value}. "
-                "Fix: 20 trials of 8 epochs are a start."
-            )
+        if value is not None:
+            check_number(name, value, "20 trials of 8 epochs are a start", kind=int)
 
 
 class _SearchFolder(HeldFolder):
@@ -154,8 +153,9 @@ class _SearchFolder(HeldFolder):
             found = [] if '"algorithm"' in file.read_text() else found
         if found:
             raise UserError(
-                f"A search needs a folder of its own. Received: {self.path}, which "
-                f"holds {other} ({', '.join(found[:4])}). Fix: choose another --out."
+                "A search needs a folder of its own",
+                got=f"{self.path}, which holds {other} ({', '.join(found[:4])})",
+                fix="choose another --out",
             )
         super()._check_settings()
 
@@ -182,9 +182,10 @@ def _hold_out(recipe: Recipe, data_dir: str | None) -> data.Images:
     images = data.load_images(recipe.dataset, data_dir, recipe.limit)
     if not isinstance(images, data.Images):
         raise UserError(
-            "A search holds its images in memory. Received: dataset="
-            f"{recipe.dataset!r}. Fix: search on a smaller one, and train the recipe "
-            "that it finds with --set dataset=imagenet."
+            "A search holds its images in memory",
+            got=f"dataset={recipe.dataset!r}",
+            fix="search on a smaller one, and train the recipe that it finds with "
+            "--set dataset=imagenet",
         )
     x, y = images.train
     order = np.random.default_rng([recipe.seed, len(x)]).permutation(len(x))
@@ -279,7 +280,7 @@ class _Study:
         """What the tuner gets to know."""
         if row.val_top1 is None:
             # As good as guessing: to be avoided, but no failure of the search.
-            return {"val_top1": 100 / self._images.source.num_classes}
+            return {"val_top1": 100 / self._images.row.num_classes}
         return {"val_top1": row.val_top1}
 
     def leaderboard(self) -> list[Row]:

@@ -103,8 +103,9 @@ class SearchSpace:
             if name in unused:
                 if given is not None:
                     raise UserError(
-                        f"`{name}` must be left out where {unused[name]}. Received: "
-                        f"{name}={given!r}. Fix: {name}=None."
+                        f"`{name}` must be left out where {unused[name]}",
+                        got=f"{name}={given!r}",
+                        fix=f"{name}=None",
                     )
             elif name not in ranges:
                 self.ranges[name] = parameter.usual
@@ -119,8 +120,9 @@ class SearchSpace:
         self.ranges = {name: self._checked(name) for name in self.ranges}
         if not self.varied:
             raise UserError(
-                "A search needs at least one hyperparameter with a range. Received: "
-                "fixed values only. Fix: leave one of them out of the arguments."
+                "A search needs at least one hyperparameter with a range",
+                got="fixed values only",
+                fix="leave one of them out of the arguments",
             )
 
     @property
@@ -208,9 +210,10 @@ class SearchSpace:
             return spec
         if not inside:
             raise UserError(
-                f"`{name}` must be {_words(spec, name)} in this search. Received: "
-                f"{name}={value!r} from the tuner, whose folder holds another search. "
-                "Fix: choose another directory or project_name, or overwrite=True."
+                f"`{name}` must be {_words(spec, name)} in this search",
+                got=f"{name}={value!r} from the tuner, whose folder holds another "
+                "search",
+                fix="choose another directory or project_name, or overwrite=True",
             )
         return value
 
@@ -316,8 +319,9 @@ def _rates(spec: Any, optimizers: list[str]) -> dict[str, Any]:
     missing = [name for name in optimizers if name not in spec]
     if missing:
         raise UserError(
-            "`learning_rate` must have a range for each optimizer. Received: none for "
-            f"{', '.join(missing)}. Fix: add it, or give one range for all."
+            "`learning_rate` must have a range for each optimizer",
+            got=f"none for {', '.join(missing)}",
+            fix="add it, or give one range for all",
         )
     return {name: spec[name] for name in optimizers}
 
@@ -342,6 +346,7 @@ def _words(spec: Any, name: str) -> str:
 def _bad_range(name: str, spec: Any, expected: str) -> UserError:
     usual = PARAMETERS[name].usual
     return UserError(
-        f"The range of `{name}` must be {expected}. Received: {name}={spec!r}. "
-        f"Fix: the usual one is {usual!r}; a single value fixes it."
+        f"The range of `{name}` must be {expected}",
+        got=f"{name}={spec!r}",
+        fix=f"the usual one is {usual!r}; a single value fixes it",
     )

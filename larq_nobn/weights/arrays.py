@@ -79,16 +79,14 @@ def read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         try:
             return _read(file, max_bytes)
-        except UserError as error:
+        except (UserError, *_DAMAGE) as error:
+            received = str(error).strip() or type(error).__name__
+            if not isinstance(error, UserError):
+                received = f"a damaged one ({received})"
             raise UserError(
-                f"{path} must be an .npz file of plain arrays. Received: {error} Fix: "
-                "download or export it again."
-            ) from error
-        except _DAMAGE as error:
-            reason = str(error).strip() or type(error).__name__
-            raise UserError(
-                f"{path} must be an .npz file of plain arrays. Received: a damaged one "
-                f"({reason}). Fix: download or export it again."
+                f"{path} must be an .npz file of plain arrays",
+                got=received,
+                fix="download or export it again",
             ) from error
 
 

@@ -65,8 +65,9 @@ def write_bundle(
     folder = out / card.folder_name
     if folder.exists() and not overwrite:
         raise UserError(
-            f"A bundle needs a folder of its own. Received: {folder}, which exists. "
-            "Fix: remove it, choose another --out, or replace it by --overwrite."
+            "A bundle needs a folder of its own",
+            got=f"{folder}, which exists",
+            fix="remove it, choose another --out, or replace it by --overwrite",
         )
     out.mkdir(parents=True, exist_ok=True)
     temporary = out / f".{card.folder_name}.{os.getpid()}.tmp"
@@ -121,8 +122,9 @@ def verify(path: Path, file: WeightsFile) -> None:
     if size != file.size or sha256(path) != file.sha256:
         raise UserError(
             f"{path} must be the file that its card describes ({file.size:,} bytes, "
-            f"SHA-256 {file.sha256}). Received: another one, of {size:,} bytes. Fix: "
-            "remove it and get it again."
+            f"SHA-256 {file.sha256})",
+            got=f"another one, of {size:,} bytes",
+            fix="remove it and get it again",
         )
 
 
@@ -171,8 +173,9 @@ def check_size(model: tf.keras.Model, card: Card, file: WeightsFile) -> None:
     if file.size > most:
         raise UserError(
             f"{file.name} must hold the weights of {model.name}, at most {most:,} "
-            f"bytes. Received: a card that says {file.size:,} bytes. Fix: tell whoever "
-            "published it."
+            "bytes",
+            got=f"a card that says {file.size:,} bytes",
+            fix="tell whoever published it",
         )
 
 
@@ -190,9 +193,10 @@ def _compare(folder: Path, model: tf.keras.Model) -> None:
             )
             if not same:
                 raise UserError(
-                    f"The {kind} weights must give the model's kernels. Received: "
-                    f"others in {layer.name}. Fix: look for a channel of that kernel "
-                    "with (nearly) constant weights."
+                    f"The {kind} weights must give the model's kernels",
+                    got=f"others in {layer.name}",
+                    fix="look for a channel of that kernel with (nearly) constant "
+                    "weights",
                 )
 
 
@@ -284,8 +288,9 @@ def load_index(data: bytes, where: str) -> list[str]:
         good = False
     if not good:
         raise UserError(
-            f"{where} must be the index of a folder of bundles. Received: something "
-            "else. Fix: write it again by publishing into that folder."
+            f"{where} must be the index of a folder of bundles",
+            got="something else",
+            fix="write it again by publishing into that folder",
         )
     return names
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from larq_nobn._errors import UserError
+from larq_nobn.datasets import usual_stem
 from larq_nobn.networks import FAMILIES, NetworkSpec
 
 FORMAT = 1
@@ -104,7 +105,7 @@ def folder_name(network: NetworkSpec, dataset: str) -> str:
         parts.append("step1")
     if not network.binary_downsample:
         parts.append("real-downsample")
-    if network.stem != ("imagenet" if dataset == "imagenet" else "cifar"):
+    if network.stem != usual_stem(dataset):
         parts.append(f"{network.stem}-stem")
     if network.width != usual.width:
         parts.append(f"width{network.width}")
@@ -164,10 +165,10 @@ def _no_constant(name: str) -> None:
 
 
 def _bad(where: str, what: str) -> UserError:
-    what = what if what.endswith(".") else f"{what}."
     return UserError(
-        f"{where} must be the card of a published model. Received: {what} Fix: get it "
-        "again from where it was published, or update larq_nobn."
+        f"{where} must be the card of a published model",
+        got=what,
+        fix="get it again from where it was published, or update larq_nobn",
     )
 
 

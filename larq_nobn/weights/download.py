@@ -89,9 +89,9 @@ def download(url: str, path: Path, size: int, digest: str) -> None:
             _check(url, Path(file.name), size, digest)
     except OSError as error:
         raise UserError(
-            f"Downloads need a folder to write to. Received: {error.strerror or error} "
-            f"({path.parent}). Fix: free some space, or set LARQ_NOBN_CACHE to another "
-            "folder."
+            "Downloads need a folder to write to",
+            got=f"{error.strerror or error} ({path.parent})",
+            fix="free some space, or set LARQ_NOBN_CACHE to another folder",
         ) from error
 
 
@@ -128,8 +128,9 @@ def _check(url: str, path: Path, size: int, digest: str) -> None:
     if path.stat().st_size != size or sha256(path) != digest:
         raise UserError(
             f"{public(url)} must be the file that its card describes (SHA-256 "
-            f"{digest}). Received: another one; nothing was kept. Fix: try again, and "
-            "if it stays so, tell whoever runs the server."
+            f"{digest})",
+            got="another one; nothing was kept",
+            fix="try again, and if it stays so, tell whoever runs the server",
         )
 
 
@@ -191,9 +192,10 @@ def public(url: str) -> str:
 
 def _failure(url: str, what: str) -> UserError:
     return UserError(
-        f"A mirror must serve its files. Received: {public(url)} {what}. Fix: check "
-        "the address in LARQ_NOBN_ZOO and the network (proxies are taken from "
-        "HTTPS_PROXY), or try again later."
+        "A mirror must serve its files",
+        got=f"{public(url)} {what}",
+        fix="check the address in LARQ_NOBN_ZOO and the network (proxies are taken "
+        "from HTTPS_PROXY), or try again later",
     )
 
 

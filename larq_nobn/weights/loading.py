@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn.datasets import STATISTICS
+from larq_nobn.datasets import DATASETS
 from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights import registry
 from larq_nobn.weights.bundle import load_weights
@@ -37,13 +37,14 @@ def load(
         return
     if not isinstance(weights, (str, os.PathLike)) or not str(weights):
         raise UserError(
-            "`weights` must be None, the name of a dataset or a path. Received: "
-            f"weights={weights!r}. Fix: None for random initialization."
+            "`weights` must be None, the name of a dataset or a path",
+            got=f"weights={weights!r}",
+            fix="None for random initialization",
         )
     path = Path(weights)
     if registry.is_name(weights) and (
         # A folder of data next to the program often has the dataset's name.
-        weights.partition(":")[0] in STATISTICS or not path.exists()
+        weights.partition(":")[0] in DATASETS or not path.exists()
     ):
         registry.load(model, weights, network, include_top)
     elif registry.is_bundle(path):
@@ -52,9 +53,9 @@ def load(
         load_file(model, path)
     else:
         raise UserError(
-            "`weights` must be an existing file or folder, or the name of a dataset. "
-            f"Received: weights={str(weights)!r}, which does not exist from "
-            f"{Path.cwd()}. Fix: check the path."
+            "`weights` must be an existing file or folder, or the name of a dataset",
+            got=f"weights={str(weights)!r}, which does not exist from {Path.cwd()}",
+            fix="check the path",
         )
 
 
@@ -125,9 +126,10 @@ def _load_by_type(model: tf.keras.Model, path: Path, stored: int, what: str) -> 
 
     def misfit(received: str) -> UserError:
         return UserError(
-            f"{what[0].upper()}{what[1:]} do not fit the model {model.name}. Received: "
-            f"{received} Fix: build the model with the arguments that the weights were "
-            "saved with (name, norm, stem, width, num_classes)."
+            f"{what[0].upper()}{what[1:]} do not fit the model {model.name}",
+            got=received,
+            fix="build the model with the arguments that the weights were saved with "
+            "(name, norm, stem, width, num_classes)",
         )
 
     try:
@@ -139,8 +141,7 @@ def _load_by_type(model: tf.keras.Model, path: Path, stored: int, what: str) -> 
 
 
 def _first_line(error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return text if text.endswith(".") else f"{text}."
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
@@ -149,12 +150,13 @@ def _unreadable(path: Path, error: Exception) -> UserError:
             is_torch = path.suffix != ".keras" and looks_like_torch(file.read(8))
         if is_torch:
             return UserError(
-                f"`weights` must be a HDF5 weights file or Keras model. Received: "
-                f"{path}, which looks like a PyTorch file (A&B BNN's .h5 files are "
-                f"PyTorch files by another name). Fix: larq-nobn import {path} "
-                "--model ... --norm ... --dataset ..."
+                "`weights` must be a HDF5 weights file or Keras model",
+                got=f"{path}, which looks like a PyTorch file (A&B BNN's .h5 files "
+                "are PyTorch files by another name)",
+                fix=f"larq-nobn import {path} --model ... --norm ... --data ...",
             )
     return UserError(
-        f"`weights` must be a readable HDF5 weights file or Keras model. Received: "
-        f"{path}, {_first_line(error)} Fix: save it again, or check the download."
+        "`weights` must be a readable HDF5 weights file or Keras model",
+        got=f"{path}, {_first_line(error)}",
+        fix="save it again, or check the download",
     )

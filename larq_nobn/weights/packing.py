@@ -5,8 +5,8 @@ the latent weights behind them can be replaced by ±t. Behind scaled weight
 standardization, which centres and rescales whatever it gets, t is free: it is the root
 mean square of the layer's centred latent weights, so that further training takes steps
 of the same relative size; the gain makes up for the magnitude, which the replacement
-changes. Without standardization the mean of each channel's absolute weights is its
-magnitude, so there t is the magnitude (all but for rounding: see `_with_mean`).
+changes. Without standardization t is what gives the magnitude; for `ScaledSign` that is
+the magnitude itself (all but for rounding: see `_with_mean`).
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError
 from larq_nobn.layers import QuantConv2D, ScaledWSConv2D
-from larq_nobn.quantizers import ScaledSign
+from larq_nobn.quantizers import is_channelwise
 from larq_nobn.weights.transfer import named_weights
 
 BITS, MAGNITUDE = ":bits", ":magnitude"
@@ -27,8 +27,7 @@ def binary_layers(model: tf.keras.Model) -> list[QuantConv2D]:
     return [
         layer
         for layer in model.layers
-        if isinstance(layer, QuantConv2D)
-        and isinstance(layer.kernel_quantizer, ScaledSign)
+        if isinstance(layer, QuantConv2D) and is_channelwise(layer.kernel_quantizer)
     ]
 
 
@@ -43,8 +42,7 @@ def binary_kernel(layer: QuantConv2D, kernel: np.ndarray | None = None) -> np.nd
         Array of the kernel's shape, HWIO.
     """
     kernel = tf.convert_to_tensor(layer.kernel if kernel is None else kernel)
-    # Larq's own way to the quantized kernel; ours standardizes first.
-    return layer._get_quantizer("kernel")(kernel).numpy()
+    return layer.kernel_view()(kernel).numpy()
 
 
 def pack_weights(
@@ -98,10 +96,10 @@ def unpack_weights(
         shape = shapes.get(kernel)
         if shape is None or kernel in arrays or not _fits(bits, magnitude, shape):
             raise UserError(
-                "Packed weights must fit the model's binary kernels. Received: "
-                f"{name!r} of shape {bits.shape}"
-                f"{'' if shape else ', which the model does not have in binary'}. Fix: "
-                "build the model with the arguments that they were packed with."
+                "Packed weights must fit the model's binary kernels",
+                got=f"{name!r} of shape {bits.shape}"
+                + ("" if shape else ", which the model does not have in binary"),
+                fix="build the model with the arguments that they were packed with",
             )
         signs = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape)
         if magnitude.ndim:
@@ -126,7 +124,11 @@ def _packed_kernel(layer: QuantConv2D) -> dict[str, np.ndarray]:
         ratio = np.divide(scale, new_scale, np.ones_like(scale), where=new_scale > 0)
         others = {f"{layer.name}/gain": np.float32(layer.gain.numpy() * ratio)}
     else:
-        magnitude, others = np.float32(scale), {}
+        # Of a kernel ±t, most quantizers' magnitude is t itself.
+        new_scale = _scale(binary_kernel(layer, np.where(positive, scale, -scale)))
+        ratio = np.divide(scale, new_scale, np.ones_like(scale), where=new_scale > 0)
+        ratio = np.where(np.abs(ratio - 1) < 1e-4, 1, ratio)
+        magnitude, others = np.float32(scale * ratio), {}
     return {name + BITS: np.packbits(positive), name + MAGNITUDE: magnitude, **others}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn.datasets import STATISTICS
+from larq_nobn.datasets import DATASETS
 from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights.bundle import CARD, call_arguments, load_weights
 from larq_nobn.weights.card import (
@@ -21,7 +21,7 @@ from larq_nobn.weights.card import (
     is_dataset_name,
     read_card,
 )
-from larq_nobn.weights.sources import Published, open_file, sources
+from larq_nobn.weights.sources import PublishedList, open_file, sources
 
 
 def is_name(weights: object) -> bool:
@@ -50,7 +50,7 @@ def load(
             more. Also if they are damaged.
     """
     name, _, kind = weights.partition(":")
-    dataset = next((d for d in STATISTICS if folder_name(network, d) == name), name)
+    dataset = next((d for d in DATASETS if folder_name(network, d) == name), name)
     problems: list[str] = []
     missing: UserError | None = None
     for source in sources(problems):
@@ -93,8 +93,9 @@ def load_folder(
     card = read_card(folder / CARD)
     if not card.network.shares_body_with(network):
         raise UserError(
-            f"The weights in {folder} must be for the network that is built. Received: "
-            f"weights for create_model({call_arguments(card)}). Fix: build that."
+            f"The weights in {folder} must be for the network that is built",
+            got=f"weights for create_model({call_arguments(card)})",
+            fix="build that",
         )
     kinds = [kind for kind in KINDS if kind in card.files]
     there = [kind for kind in kinds if (folder / card.files[kind].name).is_file()]
@@ -137,26 +138,28 @@ def _warn(problems: list[str]) -> None:
         warnings.warn(problem, stacklevel=5)
 
 
-def survey() -> tuple[list[Published], list[str]]:
+def survey() -> tuple[PublishedList, list[str]]:
     """All published models that can be found, and what is wrong with others."""
     problems: list[str] = []
-    found = [p for source in sources(problems) for p in source.survey(problems)]
+    found = PublishedList(
+        p for source in sources(problems) for p in source.survey(problems)
+    )
     return found, problems
 
 
-def list_weights() -> list[Published]:
+def list_weights() -> PublishedList:
     """The published models that `weights=` can find, in the order of the search.
 
     Returns:
-        One entry for each, with `name`, `dataset`, `size` (bytes), `where`,
-        `arguments` (of `create_model`) and the whole `card`.
+        A list, printed a table, with one entry for each, with `name`, `dataset`,
+        `size` (bytes), `where`, `arguments` (of `create_model`) and the whole `card`.
 
     Warns:
         UserWarning: Of sources that cannot be read, and of damaged bundles.
 
     Example:
-        >>> for published in zoo.list_weights():
-        ...     print(published.arguments, published.card.metrics)
+        >>> print(zoo.list_weights())
+        >>> [published.arguments for published in zoo.list_weights()]
     """
     found, problems = survey()
     _warn(problems)
@@ -176,7 +179,7 @@ def _none_published(
         f"binary_downsample={network.binary_downsample}, alpha={network.alpha:g}, "
         f"width={network.width}) on {dataset!r}; published: {published or 'none yet'}."
         f"{skipped} Fix: import a PyTorch checkpoint (larq-nobn import FILE --model "
-        f"{network.name} --norm {network.norm} --dataset {dataset}), or train them "
+        f"{network.name} --norm {network.norm} --data {dataset}), or train them "
         "(larq-nobn train training/RECIPE.py --out RUN, then larq-nobn publish RUN "
         "--out DIR and LARQ_NOBN_ZOO=DIR)."
     )

@@ -14,6 +14,7 @@ import tensorflow as tf
 from larq_nobn._errors import UserError
 from larq_nobn._files import write_json
 from larq_nobn._shipped import shipped
+from larq_nobn._tables import format_table
 from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights import download
 from larq_nobn.weights.bundle import (
@@ -33,6 +34,16 @@ from larq_nobn.weights.card import (
 )
 
 PACKAGED = shipped("zoo")
+
+
+class PublishedList(list):
+    """Published models; printed, a table of them."""
+
+    HEADER = ("name", "data set", "metrics", "size", "where")
+
+    def __repr__(self) -> str:
+        """The table."""
+        return format_table(self.HEADER, [published.row for published in self])
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,18 @@ class Published:
     def arguments(self) -> str:
         """What to call `create_model` with."""
         return call_arguments(self.card)
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """The model as a row of a table under `PublishedList.HEADER`."""
+        metrics = self.card.metrics.items()
+        return (
+            self.card.folder_name,
+            self.dataset,
+            ", ".join(f"{name} {value:.2f} %" for name, value in metrics) or "-",
+            f"{self.size / 1e6:.2f} MB",
+            self.where,
+        )
 
 
 @dataclass(frozen=True)
@@ -277,7 +300,8 @@ def open_file(folder: Path, card: Card, kind: str) -> tuple[Card, Path]:
 def no_such_file(card: Card, kind: str, where: str) -> UserError:
     """The error for a bundle without the weights asked for."""
     return UserError(
-        f"A bundle must have the weights that are asked for. Received: {where}, which "
-        f"has no {kind} ones of {card.folder_name}. Fix: leave out ':{kind}', or add a "
-        "folder or mirror that has them to LARQ_NOBN_ZOO."
+        "A bundle must have the weights that are asked for",
+        got=f"{where}, which has no {kind} ones of {card.folder_name}",
+        fix=f"leave out ':{kind}', or add a folder or mirror that has them to "
+        "LARQ_NOBN_ZOO",
     )

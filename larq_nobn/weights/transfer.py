@@ -76,10 +76,10 @@ def assign_checked(
     ]
     if problems:
         raise UserError(
-            f"{what} must have exactly the model's {len(variables)} entries. "
-            f"Received: {'; '.join(problems)}. Fix: build the model with the arguments "
-            "of the network that the weights belong to (name, norm, binary_downsample, "
-            "stem, width, num_classes)."
+            f"{what} must have exactly the model's {len(variables)} entries",
+            got="; ".join(problems),
+            fix="build the model with the arguments of the network that the weights "
+            "belong to (name, norm, binary_downsample, stem, width, num_classes)",
         )
     # Numbers beyond float32 become infinite there.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -94,9 +94,10 @@ def assign_checked(
     ]
     if broken:
         raise UserError(
-            f"{what} must be finite. Received: NaN or infinity in {_listed(broken)}. "
-            "Fix: the training that wrote them diverged or the file is damaged; use an "
-            "earlier checkpoint."
+            f"{what} must be finite",
+            got=f"NaN or infinity in {_listed(broken)}",
+            fix="the training that wrote them diverged or the file is damaged; use an "
+            "earlier checkpoint",
         )
     for name, variable in variables.items():
         variable.assign(converted[name])

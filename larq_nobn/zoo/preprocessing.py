@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError, one_of
-from larq_nobn.datasets import STATISTICS, ImageStatistics, class_names
+from larq_nobn.datasets import DATASETS, Dataset, class_names
 from larq_nobn.weights.card import Card
 
 
@@ -35,8 +35,9 @@ def preprocess_input(
     mean, std = np.float32(statistics.mean), np.float32(statistics.std)
     if not images.shape or images.shape[-1] != len(mean):
         raise UserError(
-            f"Images of {_name(dataset)} have {len(mean)} channels on the last axis. "
-            f"Received: shape {tuple(images.shape)}. Fix: put channels last."
+            f"Images of {_name(dataset)} have {len(mean)} channels on the last axis",
+            got=f"shape {tuple(images.shape)}",
+            fix="put channels last",
         )
     if not tf.is_tensor(images):
         return (np.asarray(images, np.float32) / np.float32(255) - mean) / std
@@ -68,9 +69,10 @@ def decode_predictions(
     predictions = np.asarray(predictions)
     if predictions.ndim != 2 or predictions.shape[1] != len(named):
         raise UserError(
-            f"`predictions` of {_name(dataset)} must have the shape "
-            f"(batch, {len(named)}). Received: {predictions.shape}. Fix: pass the "
-            "model's output and, as `dataset`, the model or its dataset."
+            f"`predictions` of {_name(dataset)} must have the shape (batch, "
+            f"{len(named)})",
+            got=predictions.shape,
+            fix="pass the model's output and, as `dataset`, the model or its dataset",
         )
     order = np.argsort(-predictions, axis=1)[:, :top]
     return [
@@ -79,19 +81,20 @@ def decode_predictions(
     ]
 
 
-def _description(dataset: str | Card | tf.keras.Model) -> ImageStatistics | Card:
+def _description(dataset: str | Card | tf.keras.Model) -> Dataset | Card:
     """Where mean, standard deviation and classes stand."""
     if isinstance(dataset, Card):
         return dataset
     if not isinstance(dataset, tf.keras.Model):
-        one_of("dataset", dataset, STATISTICS, "pass one of these, or the model")
-        return STATISTICS[dataset]
+        one_of("dataset", dataset, DATASETS, "pass one of these, or the model")
+        return DATASETS[dataset]
     card = getattr(dataset, "card", None)
     if card is None:
         raise UserError(
-            "A model must have a card to say how its images are normalized. Received: "
-            f"{dataset.name}, which was not built with published weights. Fix: pass "
-            f"the name of the dataset, one of {', '.join(map(repr, STATISTICS))}."
+            "A model must have a card to say how its images are normalized",
+            got=f"{dataset.name}, which was not built with published weights",
+            fix="pass the name of the dataset, one of "
+            f"{', '.join(map(repr, DATASETS))}",
         )
     return card
 

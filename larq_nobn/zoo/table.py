@@ -1,9 +1,12 @@
 """The table of the zoo's networks: what they cost, counted by Larq."""
 
+from collections.abc import Iterable
+
 import tensorflow as tf
 from larq.models import ModelProfile
 
 from larq_nobn.networks import FAMILIES, NetworkSpec, build
+from larq_nobn.weights.sources import Published
 
 HEADER = [
     "model",
@@ -15,6 +18,47 @@ HEADER = [
     "size (1-bit)",
     "size (float32)",
 ]
+
+
+WEIGHTS_HEADER = [
+    "trained network",
+    "data set",
+    "top-1",
+    "size",
+    "1-bit MACs",
+    "32-bit MACs",
+    "to check it",
+]
+
+
+def weights_table(
+    published: Iterable[Published],
+) -> tuple[list[str], list[list[str]]]:
+    """Accuracy and cost of published models, as their cards and Larq have them.
+
+    Args:
+        published: As `zoo.list_weights` returns them.
+
+    Returns:
+        The header and rows of strings.
+    """
+    rows = []
+    for entry in published:
+        profile = ModelProfile(build(entry.card.network))
+        name, top1 = entry.card.folder_name, entry.card.metrics.get("top1")
+        rows.append(
+            [
+                name,
+                entry.dataset,
+                "-" if top1 is None else f"{top1:.2f} %",
+                f"{entry.size / 1e6:.2f} MB",
+                f"{profile.op_count('mac', 1) / 1e6:.0f} M",
+                f"{profile.op_count('mac', 32) / 1e6:.1f} M",
+                f"`larq-nobn evaluate {name}`",
+            ]
+        )
+        tf.keras.backend.clear_session()
+    return WEIGHTS_HEADER, rows
 
 
 def model_table() -> list[list[str]]:

@@ -42,7 +42,7 @@ def save(tmp_path):
 
 
 ARGUMENTS = {"model": "reactnet18", "norm": "free", "dataset": "cifar10"}
-OFFICIAL, LIUZECHUN, AB = importing.SOURCES.values()
+OFFICIAL, LIUZECHUN, AB = importing.PUBLISHERS.values()
 
 # What is imported, how it has to be asked for, the card's network, and its source.
 CASES = {
@@ -238,7 +238,7 @@ def test_ambiguous_source(save, tmp_path):
 
 def test_half_precision(state, save, tmp_path, capsys):
     path = save({key: value.astype(np.float16) for key, value in state.items()})
-    options = ["--model", "reactnet18", "--norm", "free", "--dataset", "cifar10"]
+    options = ["--model", "reactnet18", "--norm", "free", "--data", "cifar10"]
     assert main(["import", str(path), *options, "--out", str(tmp_path / "zoo")]) == 0
     output = capsys.readouterr().out
     assert "note: the checkpoint is in half precision" in output
@@ -249,7 +249,7 @@ def test_half_precision(state, save, tmp_path, capsys):
 
 def test_command_fails_in_one_line(save, state, capsys):
     path = save(changed(state, fc__bias=None))
-    options = ["--model", "reactnet18", "--norm", "free", "--dataset", "cifar10"]
+    options = ["--model", "reactnet18", "--norm", "free", "--data", "cifar10"]
     assert main(["import", str(path), *options]) == 2
     error = capsys.readouterr().err
     assert error.startswith("larq-nobn: error: The state dict must have exactly")

@@ -270,7 +270,7 @@ def test_none_published():
     text = str(caught.value)
     assert "No weights are published for reactnet_a (norm='free'" in text
     assert "on 'imagenet'; published: none yet." in text
-    command = "larq-nobn import FILE --model reactnet_a --norm free --dataset imagenet"
+    command = "larq-nobn import FILE --model reactnet_a --norm free --data imagenet"
     assert command in text
     assert "larq-nobn train" in text
 
@@ -373,7 +373,8 @@ def test_list(bundles, others, search, capsys):
     assert first.size == (bundles / FOLDER / "packed.npz").stat().st_size
     assert main(["weights"]) == 0
     output = capsys.readouterr().out
-    assert "model" in output.splitlines()[0]
+    assert "data set" in output.splitlines()[0]
+    assert output.startswith(str(found))
     assert output.count("cifar10  top1 91.50 %, top1_step1 93.25 %  0.0") == 2
     assert str(others / FOLDER) in output
 

@@ -66,7 +66,7 @@ def test_import_serve_download_predict(tmp_path):
     state = random_state(zoo.ReActNetNoBN(input_shape=(32, 32, 3)))
     checkpoint = {f"module.{key}": value for key, value in state.items()}
     np.savez(tmp_path / "model_best.npz", **checkpoint)
-    options = "--model reactnet_a --norm free --dataset imagenet --out published"
+    options = "--model reactnet_a --norm free --data imagenet --out published"
     command = ["-m", "larq_nobn", "import", "model_best.npz", *options.split()]
     output = run(*command, cwd=tmp_path)
     assert "create_model('reactnet_a', weights=\"imagenet\")" in output

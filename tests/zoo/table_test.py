@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import larq as lq
 
+from larq_nobn._tables import markdown_table
 from larq_nobn.networks import FAMILIES
-from larq_nobn.zoo.table import HEADER, model_table
+from larq_nobn.weights.sources import PACKAGED, Folder
+from larq_nobn.zoo.table import HEADER, model_table, weights_table
 
 
 def test_model_table(tiny, monkeypatch):
@@ -24,3 +28,11 @@ def test_model_table(tiny, monkeypatch):
         assert row[3] == f"{profile.weight_count() / 1e6:.2f} M"
         assert row[4] == f"{profile.op_count('mac', 1) / 1e6:.0f} M"
         assert row[6] == f"{bytes_at_1_bit / 1e6:.2f} MB"
+
+
+def test_readme_has_the_table_of_trained_networks():
+    packaged = Folder(PACKAGED).survey([])
+    table = markdown_table(*weights_table(packaged))
+    assert table.count("\n") > 2
+    readme = Path(__file__).parents[2] / "README.md"
+    assert table in readme.read_text(), "renew it: larq-nobn weights --markdown"

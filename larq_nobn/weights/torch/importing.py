@@ -12,7 +12,7 @@ import tensorflow as tf
 import larq_nobn
 from larq_nobn._errors import UserError, one_of
 from larq_nobn._files import sha256
-from larq_nobn.datasets import STATISTICS, class_names
+from larq_nobn.datasets import DATASETS, class_names
 from larq_nobn.networks import FAMILIES, NetworkSpec, build
 from larq_nobn.weights.bundle import write_bundle
 from larq_nobn.weights.card import Card
@@ -30,7 +30,7 @@ _TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True)
-class Source:
+class Publisher:
     """A publisher of checkpoints.
 
     Attributes:
@@ -53,21 +53,21 @@ class Source:
     cifar_stem: bool = False
 
 
-SOURCES = {
-    "bnn_nobn": Source(
+PUBLISHERS = {
+    "bnn_nobn": Publisher(
         "BNN - BN = ?",
         "https://github.com/VITA-Group/BNN_NoBN",
         "arXiv 2104.08215",
         "MIT",
     ),
-    "reactnet": Source(
+    "reactnet": Publisher(
         "ReActNet, by its authors",
         "https://github.com/liuzechun/ReActNet",
         "arXiv 2003.03488",
         "",
         binary_downsample=False,
     ),
-    "ab_bnn": Source(
+    "ab_bnn": Publisher(
         "A&B BNN",
         "https://github.com/Ruichen0424/AB-BNN",
         "arXiv 2403.03739",
@@ -104,12 +104,12 @@ def import_checkpoint(
         norm: `"free"`, `"batch"` or `"none"`.
         dataset: `"imagenet"`, `"cifar10"`, `"cifar100"` or `"digits"`.
         out: Folder of bundles; by default one in the user's cache.
-        source: Who published it, one of `SOURCES`; needed where the checkpoint leaves
-            it open.
+        source: Who published it, one of `PUBLISHERS`; needed where the checkpoint
+            leaves it open.
         binary_weights: `False` for a checkpoint of step 1.
         alpha: Factor on the residual branches; by default the published one.
         stem: `"imagenet"` or `"cifar"`; by default as its publisher has it.
-        license: The weights' licence, if you know better than `SOURCES`.
+        license: The weights' licence, if you know better than `PUBLISHERS`.
         classifier_dtype: Of the packed file, `"float32"` or `"float16"`.
         overwrite: Whether to replace a bundle of the same name.
 
@@ -123,12 +123,12 @@ def import_checkpoint(
     """
     path = Path(path)
     one_of("model", model, FAMILIES, fix="choose one of zoo.list_models()")
-    one_of("dataset", dataset, STATISTICS)
+    one_of("dataset", dataset, DATASETS)
     one_of("classifier_dtype", classifier_dtype, ("float32", "float16"))
     content = read_checkpoint(path)
     state = unwrap_state_dict(content)
     source = _source(state, source)
-    published = SOURCES[source]
+    published = PUBLISHERS[source]
     network = _network(
         state,
         published,
@@ -142,7 +142,7 @@ def import_checkpoint(
     built = build(network, classifier_activation=None)
     load_torch_state_dict(built, state)
     check_against_oracle(network, state)
-    statistics = STATISTICS[published.normalizes_as or dataset]
+    statistics = DATASETS[published.normalizes_as or dataset]
     top1 = best_top1(content)
     license = published.license if license is None else license
     card = Card(
@@ -176,7 +176,7 @@ def import_checkpoint(
 def _source(state: Mapping[str, np.ndarray], given: str | None) -> str:
     """Who published a checkpoint, by what only they write."""
     if given is not None:
-        one_of("source", given, SOURCES)
+        one_of("source", given, PUBLISHERS)
     small_stem = "conv1.weight" in state and state["conv1.weight"].shape[2:] == (3, 3)
     found: str | None = "bnn_nobn"
     if any(key.endswith(".L_alpha") for key in state):
@@ -188,11 +188,11 @@ def _source(state: Mapping[str, np.ndarray], given: str | None) -> str:
         found = given if given in ("bnn_nobn", "reactnet") else None
     if found is None or given not in (None, found):
         raise UserError(
-            "`source` must say who published the checkpoint. Received: "
-            f"source={given!r}, and names and shapes of "
-            f"{'bnn_nobn or reactnet' if found is None else found}. Fix: --source "
-            "bnn_nobn for VITA-Group/BNN_NoBN, --source reactnet for "
-            "liuzechun/ReActNet (real downsample kernels), --source ab_bnn for A&B BNN."
+            "`source` must say who published the checkpoint",
+            got=f"source={given!r}, and names and shapes of "
+            f"{'bnn_nobn or reactnet' if found is None else found}",
+            fix="--source bnn_nobn for VITA-Group/BNN_NoBN, --source reactnet for "
+            "liuzechun/ReActNet (real downsample kernels), --source ab_bnn for A&B BNN",
         )
     return found
 
@@ -206,7 +206,7 @@ def _dtype(content: Mapping[str, Any]) -> str:
 
 def _network(
     state: Mapping[str, np.ndarray],
-    published: Source,
+    published: Publisher,
     dataset: str,
     *,
     name: str,
@@ -219,30 +219,31 @@ def _network(
     last = state.get("fc.weight")
     if first is None or last is None or first.ndim != 4 or last.ndim != 2:
         raise UserError(
-            f"The checkpoint must be of the network {name}. Received: one without its "
-            f"first or last layer ({', '.join(list(state)[:4])}, ...). Fix: give the "
-            "--model that it is of: reactnet18, reactnet34, reactnet_a, abnet18, "
-            "abnet34 or abnet_a."
+            f"The checkpoint must be of the network {name}",
+            got=f"one without its first or last layer ({', '.join(list(state)[:4])}, "
+            "...)",
+            fix="give the --model that it is of: reactnet18, reactnet34, reactnet_a, "
+            "abnet18, abnet34 or abnet_a",
         )
     width, channels, kernel_size, _ = first.shape
     if stem is None:
-        is_small = dataset != "imagenet" and published.cifar_stem
+        is_small = DATASETS[dataset].stem == "cifar" and published.cifar_stem
         if layout.imagenet_kernel is not None:
             is_small = kernel_size != layout.imagenet_kernel
         stem = "cifar" if is_small else "imagenet"
     classes = len(class_names(dataset))
     if len(last) != classes:
         raise UserError(
-            f"A network for {dataset} must have {classes} classes. Received: a "
-            f"checkpoint with {len(last)}. Fix: give the --dataset that it was trained "
-            "on."
+            f"A network for {dataset} must have {classes} classes",
+            got=f"a checkpoint with {len(last)}",
+            fix="give the --data that it was trained on",
         )
-    size = {"imagenet": 224, "digits": 8}.get(dataset, 32)
+    *sides, _ = DATASETS[dataset].input_shape
     return NetworkSpec(
         name,
         stem=stem,
         width=width,
-        input_shape=(size, size, channels),
+        input_shape=(*sides, channels),
         num_classes=classes,
         binary_downsample=published.binary_downsample,
         **arguments,
@@ -277,10 +278,10 @@ def check_against_oracle(network: NetworkSpec, state: Mapping[str, np.ndarray]) 
     deviation = np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30)
     if not deviation <= _TOLERANCE:
         raise UserError(
-            "The network must compute what the checkpoint's own code computes. "
-            f"Received: logits that differ by {deviation:.1g} relative. Fix: check "
-            "--model, --norm, --source, --stem and --alpha; weights of exactly 0, "
-            "which PyTorch and Larq give other signs, are another cause."
+            "The network must compute what the checkpoint's own code computes",
+            got=f"logits that differ by {deviation:.1g} relative",
+            fix="check --model, --norm, --source, --stem and --alpha; weights of "
+            "exactly 0, which PyTorch and Larq give other signs, are another cause",
         )
 
 

@@ -171,11 +171,11 @@ def torch_entries(model: tf.keras.Model) -> dict[str, TorchEntry]:
         modules = layout and _modules(layer.name, layout, add_and_bit)
         if modules is None:
             raise UserError(
-                "Only models of larq_nobn.zoo whose weights were published for PyTorch "
-                f"(the ReActNets) can load a state dict. Received: {model.name}, whose "
-                f"layer {layer.name!r} has no counterpart. Fix: build one with "
-                "zoo.create_model('reactnet18' | 'reactnet34' | 'reactnet_a' | "
-                "'abnet18' | 'abnet34' | 'abnet_a')."
+                "Only models of larq_nobn.zoo whose weights were published for "
+                "PyTorch (the ReActNets) can load a state dict",
+                got=f"{model.name}, whose layer {layer.name!r} has no counterpart",
+                fix="build one with zoo.create_model('reactnet18' | 'reactnet34' | "
+                "'reactnet_a' | 'abnet18' | 'abnet34' | 'abnet_a')",
             )
         entries.update(_layer_entries(layer, modules))
     return entries
@@ -248,9 +248,10 @@ def unwrap_state_dict(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
         state_dict = state_dict["state_dict"]
     if not isinstance(state_dict, Mapping):
         raise UserError(
-            "`state_dict` must map names to arrays. Received: "
-            f"{type(state_dict).__name__}. Fix: pass what torch.load(path, "
-            "weights_only=True) returns, or its ['state_dict']."
+            "`state_dict` must map names to arrays",
+            got=type(state_dict).__name__,
+            fix="pass what torch.load(path, weights_only=True) returns, or its "
+            "['state_dict']",
         )
     arrays = {}
     for key, value in state_dict.items():
@@ -261,9 +262,9 @@ def unwrap_state_dict(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
         array = np.asarray(value)
         if not isinstance(key, str) or array.dtype.kind not in "fiub":
             raise UserError(
-                "`state_dict` must map names to arrays of numbers. Received: "
-                f"{key!r} of {type(value).__name__}. Fix: pass the state dict itself, "
-                "not the checkpoint around it."
+                "`state_dict` must map names to arrays of numbers",
+                got=f"{key!r} of {type(value).__name__}",
+                fix="pass the state dict itself, not the checkpoint around it",
             )
         arrays[key.removeprefix("module.")] = array
     return arrays

@@ -55,13 +55,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return read_npz(path, MAX_BYTES)
     if start == b"\x89HDF\r\n\x1a\n":
         raise UserError(
-            f"A PyTorch checkpoint must be a file of torch.save. Received: {path}, "
-            "which is an HDF5 file. Fix: pass it as weights= to zoo.create_model."
+            "A PyTorch checkpoint must be a file of torch.save",
+            got=f"{path}, which is an HDF5 file",
+            fix="pass it as weights= to zoo.create_model",
         )
     if not looks_like_torch(start):
         raise UserError(
-            f"A PyTorch checkpoint must be a file of torch.save. Received: {path}, "
-            "which is none (or a cut-off or damaged one). Fix: download it again."
+            "A PyTorch checkpoint must be a file of torch.save",
+            got=f"{path}, which is none (or a cut-off or damaged one)",
+            fix="download it again",
         )
     return _read_torch(path)
 
@@ -86,16 +88,19 @@ def _read_torch(path: Path) -> dict[str, Any]:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f", which asks for {wanted[1]}" if wanted else ", which holds more"
         raise UserError(
-            "A checkpoint must hold tensors and plain containers only; nothing else is "
-            f"ever unpickled. Received: {path}{what}. Fix: in a Python that trusts the "
-            "file, save its state_dict alone by torch.save."
+            "A checkpoint must hold tensors and plain containers only; nothing else "
+            "is ever unpickled",
+            got=f"{path}{what}",
+            fix="in a Python that trusts the file, save its state_dict alone by "
+            "torch.save",
         ) from error
     except _DAMAGE as error:
         raise _damaged(path, error) from error
     if not isinstance(content, Mapping):
         raise UserError(
-            f"A PyTorch checkpoint must hold a state dict. Received: {path}, which "
-            f"holds a {type(content).__name__}. Fix: save model.state_dict()."
+            "A PyTorch checkpoint must hold a state dict",
+            got=f"{path}, which holds a {type(content).__name__}",
+            fix="save model.state_dict()",
         )
     return dict(content)
 
@@ -105,16 +110,18 @@ def _import_torch(path: Path):
         import torch
     except ImportError as error:
         raise UserError(
-            f"Opening a PyTorch file needs PyTorch. Received: {path}, and no PyTorch. "
-            "Fix: pip install 'larq_nobn[torch]', or save the state dict as an .npz "
-            "file of arrays where PyTorch is."
+            "Opening a PyTorch file needs PyTorch",
+            got=f"{path}, and no PyTorch",
+            fix="pip install 'larq_nobn[torch]', or save the state dict as an .npz "
+            "file of arrays where PyTorch is",
         ) from error
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < SAFE_TORCH:
         raise UserError(
-            "Opening a PyTorch file needs PyTorch 2.6 or newer: older ones can be made "
-            f"to run code from the file (CVE-2025-32434). Received: PyTorch "
-            f"{torch.__version__}. Fix: pip install 'torch>=2.6'."
+            "Opening a PyTorch file needs PyTorch 2.6 or newer: older ones can be "
+            "made to run code from the file (CVE-2025-32434)",
+            got=f"PyTorch {torch.__version__}",
+            fix="pip install 'torch>=2.6'",
         )
     return torch
 
@@ -128,9 +135,9 @@ def _check_archive(path: Path) -> None:
             size = sum(entry.file_size for entry in archive.infolist())
             if size > MAX_BYTES:
                 raise UserError(
-                    f"A checkpoint must unpack to {MAX_BYTES:,} bytes at most. "
-                    f"Received: {path}, {size:,} bytes. Fix: save its state_dict alone "
-                    "by torch.save."
+                    f"A checkpoint must unpack to {MAX_BYTES:,} bytes at most",
+                    got=f"{path}, {size:,} bytes",
+                    fix="save its state_dict alone by torch.save",
                 )
             # torch.load does not look at the checksums.
             wrong = archive.testzip()
@@ -145,8 +152,9 @@ def _check_archive(path: Path) -> None:
 def _damaged(path: Path, error: Exception) -> UserError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return UserError(
-        f"A PyTorch checkpoint must be readable. Received: {path}: {reason:.200}. Fix: "
-        "download it again."
+        "A PyTorch checkpoint must be readable",
+        got=f"{path}: {reason:.200}",
+        fix="download it again",
     )
 
 

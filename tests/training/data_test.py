@@ -3,8 +3,9 @@ import pytest
 import tensorflow as tf
 
 from larq_nobn import UserError, zoo
-from larq_nobn.training import data
-from larq_nobn.training.imagenet import open_imagenet
+from larq_nobn.datasets import DATASETS, Dataset, class_names, usual_stem
+from larq_nobn.training import Recipe, data
+from larq_nobn.training.streamed import open_streamed
 
 SEED = tf.constant([3, 5], tf.int64)
 
@@ -67,7 +68,7 @@ def test_an_epoch_sees_every_image_once(random_images):
 
 @pytest.mark.parametrize("padding", ["zero", "reflect"])
 def test_augmentation_crops_the_padded_image(random_images, padding):
-    source = data.SOURCES["cifar10"]
+    source = DATASETS["cifar10"]
     augmented = data.augment(tf.constant(random_images), SEED, source, padding).numpy()
     mode = {"zero": "constant", "reflect": "reflect"}[padding]
     padded = np.pad(random_images, [(0, 0), (4, 4), (4, 4), (0, 0)], mode)
@@ -88,7 +89,7 @@ def test_augmentation_crops_the_padded_image(random_images, padding):
 def test_digits_are_not_mirrored(digits):
     left = np.zeros((200, 8, 8, 1), np.uint8)
     left[:, :, 1] = 255
-    augmented = data.augment(tf.constant(left), SEED, digits.source).numpy()
+    augmented = data.augment(tf.constant(left), SEED, digits.row).numpy()
     assert augmented[:, :, 3:].max() == 0
 
 
@@ -141,7 +142,7 @@ def test_too_large_a_batch(digits):
 
 
 def test_wrong_limit():
-    with pytest.raises(UserError, match="`limit` must be a positive number"):
+    with pytest.raises(UserError, match="`limit` must be a positive integer"):
         data.load_images("digits", limit=0)
 
 
@@ -174,7 +175,7 @@ def imagenet_folder(tmp_path):
 
 @pytest.mark.slow
 def test_imagenet_from_class_folders(imagenet_folder):
-    images = open_imagenet(str(imagenet_folder))
+    images = open_streamed("imagenet", str(imagenet_folder))
     assert images.train_size == 3
     batch, labels = next(iter(images.train_batches(3, 0, 0)))
     assert batch.shape == (3, 224, 224, 3)
@@ -196,11 +197,39 @@ def test_imagenet_from_class_folders(imagenet_folder):
 def test_imagenet_needs_all_classes(imagenet_folder):
     (imagenet_folder / "train" / "n00000999").rmdir()
     with pytest.raises(UserError, match="1000 class folders. Received: .* with 999"):
-        open_imagenet(str(imagenet_folder))
+        open_streamed("imagenet", str(imagenet_folder))
 
 
 def test_imagenet_needs_a_validation_part(imagenet_folder):
     for path in (imagenet_folder / "val").glob("*/*"):
         path.unlink()
     with pytest.raises(UserError, match="whose val has no images"):
-        open_imagenet(str(imagenet_folder))
+        open_streamed("imagenet", str(imagenet_folder))
+
+
+def test_a_row_is_all_that_another_data_set_needs(imagenet_folder, monkeypatch):
+    row = Dataset(
+        input_shape=(64, 64, 3),
+        num_classes=1000,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.2, 0.25),
+        streamed=True,
+    )
+    monkeypatch.setitem(DATASETS, "mine", row)
+    recipe = Recipe(name="mine", dataset="mine", model="reactnet18", stem="cifar")
+    assert recipe.network.input_shape == (64, 64, 3)
+    images = data.load_images(recipe.dataset, str(imagenet_folder))
+    batch, labels = next(iter(images.train_batches(3, 0, 0)))
+    assert batch.shape == (3, 64, 64, 3)
+    assert labels.shape == (3, 1000)
+    # The shorter side becomes 64 / 224 * 256 = 73 pixels before the crop.
+    path = next((imagenet_folder / "val" / "n00000000").iterdir())
+    whole = tf.image.decode_jpeg(path.read_bytes(), channels=3)
+    scaled = tf.image.resize(whole, [round(300 * 73 / 260), 73], antialias=True)
+    shown = tf.image.resize_with_crop_or_pad(scaled, 64, 64).numpy()
+    batch, _ = next(iter(images.test_batches(1)))
+    np.testing.assert_allclose(
+        batch[0], (shown / 255 - row.mean) / row.std, atol=1e-4, rtol=1e-5
+    )
+    assert class_names("mine")[:2] == (("0", "0"), ("1", "1"))
+    assert usual_stem("mine") == usual_stem("unknown") == "cifar"

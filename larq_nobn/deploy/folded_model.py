@@ -5,10 +5,10 @@ from collections import Counter
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn._models import calls_of, check_functional
+from larq_nobn._keras2 import calls_of, check_functional
 from larq_nobn.deploy import convolutions, rewrites  # noqa: F401  (they register)
 from larq_nobn.deploy.geometry import turn, window_of
-from larq_nobn.deploy.registry import Context, rewrite
+from larq_nobn.deploy.rules import Context, rewrite
 from larq_nobn.deploy.targets import get_target
 from larq_nobn.deploy.values import stream
 
@@ -103,16 +103,17 @@ def check_model(model: tf.keras.Model) -> None:
     for kind, tensors in (("input", model.inputs), ("output", model.outputs)):
         if len(tensors) != 1:
             raise UserError(
-                f"`model` must have one {kind}. Received: {len(tensors)} in "
-                f"{model.name}. Fix: export a model of one image and one output."
+                f"`model` must have one {kind}",
+                got=f"{len(tensors)} in {model.name}",
+                fix="export a model of one image and one output",
             )
     shape = tuple(model.inputs[0].shape[1:])
     if len(shape) != 3 or None in shape:
         raise UserError(
-            "`model` must take images of a fixed (height, width, channels). Received: "
-            f"input shape {shape} in {model.name}. Fix: build it with "
-            "input_shape=(height, width, channels) and copy the weights with "
-            "zoo.transfer_weights."
+            "`model` must take images of a fixed (height, width, channels)",
+            got=f"input shape {shape} in {model.name}",
+            fix="build it with input_shape=(height, width, channels) and copy the "
+            "weights with zoo.transfer_weights",
         )
 
 
@@ -125,8 +126,9 @@ def check_float32(model: tf.keras.Model) -> None:
     for layer in model.layers:
         if layer.compute_dtype not in (None, "float32"):
             raise UserError(
-                "`model` must compute in float32. Received: layer "
-                f"{layer.name!r} with dtype policy {layer.dtype_policy.name!r}. Fix: "
-                "set the policy 'float32', build the model again and copy the weights "
-                "with zoo.transfer_weights."
+                "`model` must compute in float32",
+                got=f"layer {layer.name!r} with dtype policy "
+                f"{layer.dtype_policy.name!r}",
+                fix="set the policy 'float32', build the model again and copy the "
+                "weights with zoo.transfer_weights",
             )

@@ -25,7 +25,7 @@ from larq_nobn.training.trainer import load_teacher
 from larq_nobn.weights.card import read_card
 from larq_nobn.weights.transfer import named_weights, weights_sha256
 
-RECIPE_FILE = Path(__file__).parent / "tiny_recipe.py"
+RECIPE_FILE = Path(__file__).parents[1] / "tiny_recipe.py"
 
 
 @pytest.fixture(autouse=True)

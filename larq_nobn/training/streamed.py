@@ -1,4 +1,7 @@
-"""ImageNet from disk: the reference's augmentation, deterministic under a seed."""
+"""Data sets that stay on disk, ImageNet for one: the reference's augmentation.
+
+Deterministic under a seed.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn.datasets import SOURCES, Source
+from larq_nobn.datasets import DATASETS, Dataset
 from larq_nobn.training.pipeline import (
     augmentation_seed,
     check_batch_size,
@@ -28,29 +31,30 @@ _EIGENVECTORS = np.float32(
     ]
 )
 _LIGHTING, _AREA, _SHUFFLE_BUFFER = 0.1, (0.08, 1.0), 16_384
-_SIZE, _RESIZED = 224, 256
+# The part of a test image's shorter side that is shown: 224 of 256 pixels.
+_SHOWN = 224 / 256
 
 
 @dataclass(frozen=True)
-class ImageNet:
-    """ImageNet's two parts, as data sets of `(encoded JPEG, label)`.
+class StreamedImages:
+    """The two parts of a data set on disk, as data sets of `(encoded JPEG, label)`.
 
     Attributes:
         train: Function from a seed to the training part in the order of that seed.
         test: The validation part.
         train_size: Number of training images.
-        name: `"imagenet"`.
+        name: Its name in `datasets.DATASETS`.
     """
 
     train: Callable[[int], tf.data.Dataset]
     test: tf.data.Dataset
     train_size: int
-    name: str = "imagenet"
+    name: str
 
     @property
-    def source(self) -> Source:
-        """Its row in `SOURCES`."""
-        return SOURCES[self.name]
+    def row(self) -> Dataset:
+        """Its row in `datasets.DATASETS`."""
+        return DATASETS[self.name]
 
     def train_batches(
         self,
@@ -67,12 +71,12 @@ class ImageNet:
         `padding` has no effect: crops come from inside the image.
         """
         check_batch_size(batch_size, self.train_size)
-        classes = self.source.num_classes
+        classes = self.row.num_classes
 
         def decode(index, item):
             image, label = item
             seed_ = augmentation_seed(seed, epoch, index)
-            return augmented_crop(image, seed_), tf.one_hot(label, classes)
+            return augmented_crop(image, seed_, self.name), tf.one_hot(label, classes)
 
         def mixed(step, item):
             random = augmentation_seed(seed, epoch, step)
@@ -88,10 +92,13 @@ class ImageNet:
 
     def test_batches(self, batch_size: int) -> tf.data.Dataset:
         """The validation images in order; result as in `data.test_batches`."""
-        classes = self.source.num_classes
+        classes = self.row.num_classes
         return (
             self.test.map(
-                lambda image, label: (central_crop(image), tf.one_hot(label, classes)),
+                lambda image, label: (
+                    central_crop(image, self.name),
+                    tf.one_hot(label, classes),
+                ),
                 tf.data.AUTOTUNE,
             )
             .batch(batch_size)
@@ -99,15 +106,18 @@ class ImageNet:
         )
 
 
-def augmented_crop(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def augmented_crop(
+    encoded: tf.Tensor, seed: tf.Tensor, name: str = "imagenet"
+) -> tf.Tensor:
     """Random resized crop, PCA lighting, mirror and normalization.
 
     Args:
         encoded: A JPEG.
         seed: int64 of shape `(2,)`.
+        name: The data set.
 
     Returns:
-        float32 of shape `(224, 224, 3)`.
+        float32 of the data set's input shape.
     """
     shape = tf.io.extract_jpeg_shape(encoded)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
@@ -121,37 +131,46 @@ def augmented_crop(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     )
     window = tf.concat([begin[:2], size[:2]], 0)
     image = tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
-    image = tf.image.resize(image, [_SIZE, _SIZE], antialias=True) / 255.0
+    image = (
+        tf.image.resize(image, DATASETS[name].input_shape[:2], antialias=True) / 255.0
+    )
     draw = tf.random.stateless_normal([3], seed, stddev=_LIGHTING, alg="philox")
     image += tf.linalg.matvec(_EIGENVECTORS, draw * _EIGENVALUES)
     image = tf.image.stateless_random_flip_left_right(image, seed)
-    return normalize(image * 255.0, "imagenet")
+    return normalize(image * 255.0, name)
 
 
-def central_crop(encoded: tf.Tensor) -> tf.Tensor:
-    """Resize the shorter side to 256, crop 224 from the centre, normalize.
+def central_crop(encoded: tf.Tensor, name: str = "imagenet") -> tf.Tensor:
+    """Scale (ImageNet's shorter side to 256), crop (224) from the centre, normalize.
 
     Args:
         encoded: A JPEG.
+        name: The data set.
 
     Returns:
-        float32 of shape `(224, 224, 3)`.
+        float32 of the data set's input shape.
     """
+    height, width, _ = DATASETS[name].input_shape
     image = tf.image.decode_jpeg(encoded, channels=3)
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
-    scaled = tf.cast(tf.round(shape * _RESIZED / tf.reduce_min(shape)), tf.int32)
+    scaled = tf.cast(
+        tf.round(shape * round(height / _SHOWN) / tf.reduce_min(shape)), tf.int32
+    )
     image = tf.image.resize(image, scaled, antialias=True)
-    image = tf.image.resize_with_crop_or_pad(image, _SIZE, _SIZE)
-    return normalize(image, "imagenet")
+    image = tf.image.resize_with_crop_or_pad(image, height, width)
+    return normalize(image, name)
 
 
-def open_imagenet(data_dir: str | None, limit: int | None = None) -> ImageNet:
-    """Open ImageNet from a folder of class folders, or from tensorflow-datasets.
+def open_streamed(
+    name: str, data_dir: str | None, limit: int | None = None
+) -> StreamedImages:
+    """Open a data set in a folder of class folders, or in tensorflow-datasets.
 
     Args:
-        data_dir: A folder with `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG` (a thousand
+        name: The data set.
+        data_dir: A folder with `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG` (all
             classes; labels are their alphabetical order), or a tensorflow-datasets
-            folder that holds `imagenet2012`.
+            folder.
         limit: Take only so many images of each part.
 
     Returns:
@@ -161,41 +180,44 @@ def open_imagenet(data_dir: str | None, limit: int | None = None) -> ImageNet:
         UserError: If the data are missing or unreadable.
     """
     if data_dir is not None and (Path(data_dir) / "train").is_dir():
-        return _from_folders(Path(data_dir), limit)
+        return _from_folders(name, Path(data_dir), limit)
     import tensorflow_datasets as tfds
 
-    with readable("imagenet2012", data_dir):
-        builder = tfds.builder("imagenet2012", data_dir=data_dir)
+    source, test_split = DATASETS[name].source or name, DATASETS[name].test_split
+    with readable(source, data_dir):
+        builder = tfds.builder(source, data_dir=data_dir)
         if not Path(builder.data_path).is_dir():
             builder.download_and_prepare()
         decoders = {"image": tfds.decode.SkipDecoding()}
         train, test = (
             builder.as_dataset(split=split, decoders=decoders, as_supervised=True)
-            for split in ("train", "validation")
+            for split in ("train", test_split)
         )
         size = builder.info.splits["train"].num_examples
     if limit is not None:
         train, test, size = train.take(limit), test.take(limit), min(size, limit)
-    return ImageNet(lambda seed: train.shuffle(_SHUFFLE_BUFFER, seed), test, size)
+    return StreamedImages(
+        lambda seed: train.shuffle(_SHUFFLE_BUFFER, seed), test, size, name
+    )
 
 
-def _from_folders(folder: Path, limit: int | None) -> ImageNet:
+def _from_folders(name: str, folder: Path, limit: int | None) -> StreamedImages:
     classes = sorted(path.name for path in (folder / "train").iterdir())
-    expected = SOURCES["imagenet"].num_classes
+    expected = DATASETS[name].num_classes
     if len(classes) != expected:
         raise UserError(
-            f"ImageNet's train folder must have {expected} class folders. Received: "
-            f"{folder / 'train'} with {len(classes)}. Fix: complete the data; labels "
-            "are the alphabetical order of all classes."
+            f"The train folder of {name} must have {expected} class folders",
+            got=f"{folder / 'train'} with {len(classes)}",
+            fix="complete the data; labels are the alphabetical order of all classes",
         )
     parts = []
     for part in ("train", "val"):
         paths = sorted(map(str, (folder / part).glob("*/*")))[:limit]
         if not paths:
             raise UserError(
-                "ImageNet's folder must hold train/CLASS/*.JPEG and val/CLASS/*.JPEG. "
-                f"Received: {folder}, whose {part} has no images. Fix: sort the images "
-                "into class folders."
+                "A folder of images must hold train/CLASS/*.JPEG and val/CLASS/*.JPEG",
+                got=f"{folder}, whose {part} has no images",
+                fix="sort the images into class folders",
             )
         labels = [classes.index(Path(path).parent.name) for path in paths]
         parts.append((np.array(paths), np.array(labels, np.int64)))
@@ -210,4 +232,4 @@ def _from_folders(folder: Path, limit: int | None) -> ImageNet:
         return examples.map(read, tf.data.AUTOTUNE, deterministic=True)
 
     test = tf.data.Dataset.from_tensor_slices(test).map(read, tf.data.AUTOTUNE)
-    return ImageNet(train, test, len(paths))
+    return StreamedImages(train, test, len(paths), name)

@@ -19,7 +19,7 @@ from larq_nobn.weights.card import read_card
 
 pytestmark = pytest.mark.slow
 
-RECIPE_FILE = Path(__file__).parent / "tiny_recipe.py"
+RECIPE_FILE = Path(__file__).parents[1] / "tiny_recipe.py"
 SETTINGS = {"epochs": 6, "learning_rate": 4e-3, "clip_factor": 0.1, "limit": None}
 
 

@@ -2,25 +2,25 @@ from types import SimpleNamespace
 
 import pytest
 
-from larq_nobn import _compat
+from larq_nobn import _keras2
 
 
 def test_the_installed_tensorflow_will_do():
-    _compat.check_environment()
-    oldest, newest = _compat.SUPPORTED_TF
-    assert oldest <= _compat.TF_VERSION <= newest
+    _keras2.check_environment()
+    oldest, newest = _keras2.SUPPORTED_TF
+    assert oldest <= _keras2.TF_VERSION <= newest
 
 
 def test_keras_3_is_refused(monkeypatch):
     tensorflow = SimpleNamespace(
         keras=SimpleNamespace(__version__="3.3.3"), __version__="2.16.1"
     )
-    monkeypatch.setattr(_compat, "tf", tensorflow)
+    monkeypatch.setattr(_keras2, "tf", tensorflow)
     message = (
         r"Larq needs Keras 2, .* is Keras 3\.3\.3\. Fix: set .*TF_USE_LEGACY_KERAS=1"
     )
     with pytest.raises(ImportError, match=message):
-        _compat.check_environment()
+        _keras2.check_environment()
 
 
 class _WithoutLegacyKeras:
@@ -43,8 +43,8 @@ class _WithoutLegacyKeras:
     ],
 )
 def test_a_missing_tf_keras_is_named(monkeypatch, version, message):
-    monkeypatch.setattr(_compat, "TF_VERSION", version)
+    monkeypatch.setattr(_keras2, "TF_VERSION", version)
     tensorflow = _WithoutLegacyKeras(".".join(map(str, version)) + ".1")
-    monkeypatch.setattr(_compat, "tf", tensorflow)
+    monkeypatch.setattr(_keras2, "tf", tensorflow)
     with pytest.raises(ImportError, match=message):
-        _compat.check_environment()
+        _keras2.check_environment()

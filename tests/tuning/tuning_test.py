@@ -16,7 +16,7 @@ import larq_nobn  # isort: skip  (first: keras_tuner takes the Keras that it sel
 import keras_tuner
 import tensorflow as tf
 
-from larq_nobn import UserError, _compat, zoo
+from larq_nobn import UserError, _tuner, zoo
 from larq_nobn.cli import main
 from larq_nobn.networks import FAMILIES, ResNet
 from larq_nobn.optimizers import AdaptiveGradientClipping, CoupledWeightDecay
@@ -27,7 +27,7 @@ from larq_nobn.tuning.searching import _Draw, _oracle, _quiet
 from larq_nobn.tuning.space import PARAMETERS, recipe_settings
 from larq_nobn.weights.transfer import named_weights
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 DIGITS = {"input_shape": (8, 8, 1), "num_classes": 10}
 FIXED = {"width": 8, "units": None, "surrogate": None, "optimizer": "adam"}
 
@@ -452,8 +452,8 @@ class TestCommand:
             (["alpha=(0.5,0.1)"], "The range of `alpha` must be a tuple"),
             (["speed=3"], "A setting must be one of name, dataset"),
             (["dataset=imagenet"], "imagenet"),
-            (["--trials", "0"], "`trials` must be at least 1"),
-            (["--epochs", "0"], "`epochs` must be at least 1"),
+            (["--trials", "0"], "`trials` must be a positive integer"),
+            (["--epochs", "0"], "`epochs` must be a positive integer"),
             (["batch_size=500"], "`batch_size` must be from 1 to the number of"),
             (["--data", "mnist"], "`dataset` must be one of 'cifar10'"),
         ],
@@ -515,20 +515,20 @@ class TestKeras2:
         def execute(module):
             module.keras = importlib.import_module("keras")
 
-        _compat._on_keras_2(execute, module)
+        _tuner._on_keras_2(execute, module)
         assert module.keras is tf_keras
         assert sys.modules["keras"] is keras
 
     def test_only_keras_tuner_is_found(self):
-        assert _compat._KerasTunerFinder.find_spec("keras_tuner_too") is None
-        spec = _compat._KerasTunerFinder.find_spec("keras_tuner")
+        assert _tuner._KerasTunerFinder.find_spec("keras_tuner_too") is None
+        spec = _tuner._KerasTunerFinder.find_spec("keras_tuner")
         assert spec.origin == keras_tuner.__spec__.origin
 
     def test_keras_3_is_refused(self, monkeypatch):
         utils = sys.modules["keras_tuner.src.engine.tuner_utils"]
         monkeypatch.setattr(utils, "TunerCallback", object)
         with pytest.raises(ImportError, match="Fix: import larq_nobn before keras_tun"):
-            _compat.import_keras_tuner()
+            _tuner.import_keras_tuner()
 
     @pytest.mark.slow
     def test_user_code_may_import_keras_tuner_itself(self):

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from larq_nobn import zoo
+from larq_nobn.datasets import DATASETS
 from larq_nobn.networks import FAMILIES, ResNet
 from larq_nobn.training import Recipe, data, pipeline, xla_export, xla_runner
 from larq_nobn.training.engine import build_trainer
@@ -45,8 +46,8 @@ def images(monkeypatch):
     no mean, gives nothing but rounding errors, and their signs differ between two
     runtimes.
     """
-    source = dataclasses.replace(data.SOURCES["digits"], crop_padding=0)
-    monkeypatch.setitem(data.SOURCES, "digits", source)
+    source = dataclasses.replace(DATASETS["digits"], crop_padding=0)
+    monkeypatch.setitem(DATASETS, "digits", source)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (STEPS * 16 + 4, 8, 8, 1)).astype(np.uint8)
     noise = pixels, rng.integers(0, 10, len(pixels))
@@ -156,7 +157,7 @@ def test_batch_norm_and_real_weights_in_one_step(recipe, images, tmp_path):
 
 def write_draws(recipe, images, folder, numbers):
     """A program that shows what is drawn and cropped in each step of some epochs."""
-    pad = images.source.crop_padding
+    pad = images.row.crop_padding
 
     @tf.function(jit_compile=True)
     def crops(pixels, index, seeds):
@@ -170,7 +171,7 @@ def write_draws(recipe, images, folder, numbers):
                 )
 
             x = tf.gather(pixels, index)
-            x = data.augment(x, seed, images.source, recipe.padding)
+            x = data.augment(x, seed, images.row, recipe.padding)
             offsets = draw(pipeline._CROP, [16, 2], 2 * pad + 1)
             return x, offsets, draw(pipeline._FLIP, [16, 1, 1, 1], 2)
 
@@ -211,8 +212,8 @@ def test_a_whole_training_equals_keras(recipe, images, tmp_path, monkeypatch):
     device drew.
     """
     set_precision("float64")
-    source = dataclasses.replace(images.source, crop_padding=1, flip=True)
-    monkeypatch.setitem(data.SOURCES, "digits", source)
+    source = dataclasses.replace(images.row, crop_padding=1, flip=True)
+    monkeypatch.setitem(DATASETS, "digits", source)
     recipe = recipe.replace(
         precision="float64",
         step1_epochs=3,

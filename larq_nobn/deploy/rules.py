@@ -70,16 +70,17 @@ def rewrite(
     if function is None:
         known = ", ".join(sorted({cls.__name__ for cls in _REWRITES}))
         raise UserError(
-            f"Every layer must be one that the export knows ({known}). Received: layer "
-            f"{layer.name!r} of class {type(layer).__module__}.{type(layer).__name__}. "
-            "Fix: build the model from these layers, without models inside the model."
+            f"Every layer must be one that the export knows ({known})",
+            got=f"layer {layer.name!r} of class "
+            f"{type(layer).__module__}.{type(layer).__name__}",
+            fix="build the model from these layers, without models inside the model",
         )
     for weight in layer.weights:
         if not np.all(np.isfinite(values_of(weight))):
             raise UserError(
-                "Weights must be finite. Received: NaN or infinity in "
-                f"{weight.name!r} of layer {layer.name!r}. Fix: the training diverged; "
-                "export an earlier checkpoint."
+                "Weights must be finite",
+                got=f"NaN or infinity in {weight.name!r} of layer {layer.name!r}",
+                fix="the training diverged; export an earlier checkpoint",
             )
     with scope(layer):
         return function(layer, inputs, context)

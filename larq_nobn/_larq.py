@@ -1,0 +1,47 @@
+"""Every private name of Larq that is used here: after an upgrade, look here first."""
+
+from collections.abc import Callable, Sequence
+
+import larq as lq
+import tensorflow as tf
+
+
+def has_metrics(quantizer: object) -> bool:
+    """Whether a quantizer measures something on its way, such as `flip_ratio`."""
+    return bool(getattr(quantizer, "_custom_metrics", None))
+
+
+class ExtensibleQuantConv2D(lq.layers.QuantConv2D):
+    """Larq's convolution, whose padding and view of the kernel may be replaced.
+
+    Args:
+        *args: As in `larq.layers.QuantConv2D`.
+        **kwargs: As in `larq.layers.QuantConv2D`.
+    """
+
+    def kernel_view(self) -> Callable[[tf.Tensor], tf.Tensor] | None:
+        """What the kernel is read through: its quantizer."""
+        return super()._get_quantizer("kernel")
+
+    def padding_of_same(self, shape: Sequence[int]) -> list[tuple[int, int]]:
+        """What `padding="same"` adds before and behind each spatial dimension."""
+        return super()._get_spatial_padding_same(shape)
+
+    @property
+    def pads_explicitly(self) -> bool:
+        """Whether inputs are padded first, and then convolved without padding."""
+        return not self._is_native_padding
+
+    def pad_explicitly(self) -> None:
+        """Pad by `padding_of_same` from now on, not by the convolution itself."""
+        self._is_native_padding = False
+
+    def padded(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Inputs with their border of zeros."""
+        return tf.pad(inputs, self._get_padding_same(inputs))
+
+    def _get_quantizer(self, name: str):
+        return self.kernel_view() if name == "kernel" else super()._get_quantizer(name)
+
+    def _get_spatial_padding_same(self, shape):
+        return self.padding_of_same(shape)

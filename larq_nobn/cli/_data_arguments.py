@@ -1,0 +1,37 @@
+"""The arguments --data and --data-dir of commands: one way to name a data set."""
+
+from larq_nobn.datasets import DATASETS
+
+
+def add_data_arguments(parser, purpose: str, required: bool = False) -> None:
+    """Add both.
+
+    Args:
+        parser: The command's.
+        purpose: What the data set is for, in words.
+        required: Whether there must be one.
+    """
+    add_data_argument(parser, purpose, required)
+    add_data_dir_argument(parser)
+
+
+def add_data_argument(parser, purpose: str, required: bool = False) -> None:
+    """Add `--data`; `--dataset` is its former name."""
+    parser.add_argument(
+        "--data",
+        "--dataset",
+        dest="data",
+        metavar="NAME",
+        required=required,
+        help=f"{purpose}: {', '.join(DATASETS)}",
+    )
+
+
+def add_data_dir_argument(parser) -> None:
+    """Add `--data-dir`."""
+    parser.add_argument(
+        "--data-dir",
+        metavar="FOLDER",
+        help="tensorflow-datasets folder; of imagenet also one with train/CLASS and "
+        "val/CLASS",
+    )
