@@ -32,6 +32,11 @@ def _clause(text: object) -> str:
     return text[:-1] if is_sentence else text
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class UserTypeError(UserError, TypeError):
     """The same for a value of the wrong type."""
 

@@ -4,10 +4,31 @@ import contextlib
 import hashlib
 import json
 import os
+import struct
 import threading
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+# What zipfile, zlib, NumPy, h5py, PyTorch and Keras raise for damaged files. A
+# `UserError` is one of these too.
+DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @contextlib.contextmanager

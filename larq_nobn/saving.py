@@ -10,12 +10,14 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from larq_nobn._errors import UserError
+from larq_nobn._errors import UserError, first_line
+from larq_nobn._files import DAMAGE
+from larq_nobn._model_files import code_in_model, is_archive
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
-
-def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
+def load_model(
+    path: str | os.PathLike, compile: bool = True, safe_mode: bool = True
+) -> tf.keras.Model:
     """Load a saved model like `tf.keras.models.load_model`, optimizer state included.
 
     Keras 2 does not restore the state of any optimizer from a SavedModel, nor from HDF5
@@ -26,16 +28,19 @@ def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
     Args:
         path: A `.keras` file, an HDF5 file or a SavedModel folder.
         compile: Whether to compile the model as it was when it was saved.
+        safe_mode: Whether to refuse files that can hold code, which Keras would run:
+            SavedModels, `Lambda` layers, classes that are not registered.
 
     Returns:
         The model.
 
     Raises:
-        UserError: If there is no such file, or it is not a saved model.
+        UserError: If there is no such file, it is not a saved model, or it can hold
+            code.
 
     Example:
-        >>> model.save("run/model")
-        >>> model = larq_nobn.saving.load_model("run/model")
+        >>> model.save("run/model.keras")
+        >>> model = larq_nobn.saving.load_model("run/model.keras")
         >>> model.fit(images, labels)  # goes on where it stopped
     """
     import larq_zoo  # noqa: F401  (registers what its networks are made of)
@@ -48,11 +53,25 @@ def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
             fix="check the path",
         )
     try:
+        code = "a program" if path.is_dir() else code_in_model(path)
+    except DAMAGE as error:
+        raise _unreadable(path, first_line(error)) from error
+    if safe_mode and code is not None:
+        raise UserError(
+            "`path` must be a saved model that holds no code",
+            got=f"{path}, which holds {code}",
+            fix="save it as .keras, of registered layers only; or, if you trust the "
+            "file, safe_mode=False, on the command line --unsafe",
+        )
+    if is_archive(path) and path.suffix != ".keras":
+        raise _unreadable(path, "it is a .keras file by another name")
+    try:
         with _of_this_keras(path) as file:
-            model = tf.keras.models.load_model(file, compile=compile)
-    except _UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _unreadable(path, reason) from error
+            # Of older formats Keras has no safe mode: what was checked counts.
+            how = {} if safe_mode or not is_archive(path) else {"safe_mode": False}
+            model = tf.keras.models.load_model(file, compile=compile, **how)
+    except DAMAGE as error:
+        raise _unreadable(path, first_line(error)) from error
     if not isinstance(model, tf.keras.Model):
         raise _unreadable(path, "it holds no Keras model.")
     optimizer = getattr(model, "optimizer", None)
@@ -65,7 +84,7 @@ def load_model(path: str | os.PathLike, compile: bool = True) -> tf.keras.Model:
         if optimizer.iterations > 0:  # Otherwise there may be no state yet.
             status.assert_existing_objects_matched()
         status.expect_partial()
-    elif path.suffix != ".keras":
+    elif not is_archive(path):
         _restore_from_hdf5(optimizer, path)
     return model
 
@@ -77,7 +96,7 @@ def _of_this_keras(path: Path) -> Iterator[Path]:
     Files name the modules of their classes. Keras 2 is `tf_keras` from TensorFlow 2.16
     on; there the names of older files are understood, but not the other way round.
     """
-    if importlib.util.find_spec("tf_keras") is not None or not zipfile.is_zipfile(path):
+    if importlib.util.find_spec("tf_keras") is not None or not is_archive(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,5 @@
 import csv
+import functools
 import inspect
 
 import larq as lq
@@ -534,7 +535,7 @@ def test_training_goes_on_after_saving(name, policy, tmp_path):
     tf.keras.mixed_precision.set_global_policy(policy)
     model = _trained(_with_decay, run_eagerly=True)
     model.save(tmp_path / name)
-    loaded = larq_nobn.saving.load_model(tmp_path / name)
+    loaded = larq_nobn.saving.load_model(tmp_path / name, safe_mode=False)
     assert type(loaded.optimizer) is type(model.optimizer)
     _assert_same(
         [v.numpy() for v in loaded.optimizer.variables],
@@ -575,7 +576,11 @@ def test_keras_keeps_our_state_where_it_keeps_any(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(
-    "load_model", [larq_nobn.saving.load_model, tf.keras.models.load_model]
+    "load_model",
+    [
+        functools.partial(larq_nobn.saving.load_model, safe_mode=False),
+        tf.keras.models.load_model,
+    ],
 )
 def test_saving_before_the_first_step(name, load_model, tmp_path):
     """What is excluded is remembered by position, or by name where there is none."""

@@ -4,16 +4,36 @@ from dataclasses import asdict
 from pathlib import Path
 
 HELP = (
-    "a saved model (a .keras or HDF5 file, or a SavedModel folder), or a published one "
-    "(a bundle's folder, or its name, such as reactnet18_free_cifar10)"
+    "a saved model (a .keras or HDF5 file; with --unsafe also a SavedModel folder), or "
+    "a published one (a bundle's folder, or its name, such as reactnet18_free_cifar10)"
 )
 
 
-def open_model(name: str):
+def add_model_argument(parser, name: str = "model", help: str = HELP, **kwargs) -> None:
+    """Add the argument, and `--unsafe`.
+
+    Args:
+        parser: The command's.
+        name: The argument's name.
+        help: Its help.
+        **kwargs: Others of `add_argument`.
+    """
+    kwargs.setdefault("metavar", name.upper())
+    parser.add_argument(name, help=help, **kwargs)
+    parser.add_argument(
+        "--unsafe",
+        action="store_true",
+        help="load SavedModels and Lambda layers too, which run their own code: only "
+        "files that you trust",
+    )
+
+
+def open_model(name: str, unsafe: bool = False):
     """Load the model that an argument names, for inference.
 
     Args:
         name: What the user typed.
+        unsafe: Whether the user trusts its code.
 
     Returns:
         A `tf.keras.Model`.
@@ -26,7 +46,7 @@ def open_model(name: str):
 
     card, weights = published(name)
     if card is None:
-        return load_model(name, compile=False)
+        return load_model(name, compile=False, safe_mode=not unsafe)
     return create_model(**asdict(card.network), weights=weights)
 
 

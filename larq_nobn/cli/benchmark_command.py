@@ -7,7 +7,7 @@ HELP = "measure latency and memory of a model after export, beside its alternati
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help=_model_argument.HELP)
+    _model_argument.add_model_argument(parser)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--runs", type=int, default=50, help="timed runs of each")
     parser.add_argument(
@@ -23,6 +23,6 @@ def run(args) -> None:
     """Print the table."""
     from larq_nobn.deploy import CONTENDERS, benchmark
 
-    model = _model_argument.open_model(args.model)
+    model = _model_argument.open_model(args.model, args.unsafe)
     contenders = args.contenders or CONTENDERS
     print(benchmark(model, threads=args.threads, contenders=contenders, runs=args.runs))

@@ -8,7 +8,7 @@ HELP = "measure a model's top-1 accuracy on a data set, and compare it with its 
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help=_model_argument.HELP)
+    _model_argument.add_model_argument(parser)
     add_data_arguments(parser, "by default the card's; one of")
     parser.add_argument("--limit", type=int, help="only so many test images")
 
@@ -18,7 +18,7 @@ def run(args) -> None:
     from larq_nobn._errors import UserError
     from larq_nobn.training.evaluation import evaluate
 
-    model = _model_argument.open_model(args.model)
+    model = _model_argument.open_model(args.model, args.unsafe)
     card, _ = _model_argument.published(args.model)
     dataset = args.data or (card.dataset if card else None)
     if dataset is None:

@@ -11,7 +11,7 @@ HELP = "convert a model for Larq Compute Engine (or plain TFLite) and check the 
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", nargs="*", metavar="MODEL", help=_model_argument.HELP)
+    _model_argument.add_model_argument(parser, nargs="*")
     parser.add_argument("--out", type=Path, help="the .tflite file to write")
     parser.add_argument("--header", type=Path, help="also write it as a C header")
     parser.add_argument(
@@ -93,7 +93,7 @@ def _export(args) -> None:
     from larq_nobn._files import write_atomically
     from larq_nobn.deploy import accuracy, c_header, convert, report
 
-    model = _model_argument.open_model(args.model[0])
+    model = _model_argument.open_model(args.model[0], args.unsafe)
     content = convert(
         model,
         args.target,
@@ -172,7 +172,9 @@ def _check_all(args) -> None:
     def images_for(model):
         return np.concatenate([images for _, images in _images(args, model, real)])
 
-    saved = ((path, _model_argument.open_model(path)) for path in args.model)
+    saved = (
+        (path, _model_argument.open_model(path, args.unsafe)) for path in args.model
+    )
     models = itertools.chain(zoo_networks(args.stem, args.width), saved)
     widths = [max(len(title), 10) for title in HEADER]
     widths[0] = max([18, *map(len, args.model)])

@@ -10,9 +10,9 @@ HELP = "list operators, multiply-accumulates and bytes of an exported file or a 
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
+    _model_argument.add_model_argument(
+        parser,
         "file",
-        metavar="FILE",
         help=f"a .tflite file, or, to be converted first, {_model_argument.HELP}",
     )
     parser.add_argument("--png", type=Path, help="also draw it")
@@ -37,7 +37,7 @@ def run(args) -> None:
 
     path = Path(args.file)
     if path.is_dir() or not path.is_file() or path.suffix in _MODELS:
-        model = _model_argument.open_model(args.file)
+        model = _model_argument.open_model(args.file, args.unsafe)
         found = report(convert(model, args.target))
         before = blocks_before(model)
     else:

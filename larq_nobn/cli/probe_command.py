@@ -11,10 +11,9 @@ HELP = "measure mean and variance of activations per block, and draw them"
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "model",
+    _model_argument.add_model_argument(
+        parser,
         nargs="+",
-        metavar="MODEL",
         help=f"{_model_argument.HELP}; or the name of a network of the zoo, for its "
         "norms with random weights",
     )
@@ -28,7 +27,7 @@ def run(args) -> None:
     from larq_nobn.probes import draw_signal_propagation, signal_propagation
 
     measured = {}
-    for title, model, trained in _models(args.model):
+    for title, model, trained in _models(args.model, args.unsafe):
         images = _images(model, args.data, args.data_dir)
         # Untrained batch norms have no statistics but the batch's.
         measured[title] = signal_propagation(model, images, training=not trained)
@@ -43,12 +42,12 @@ def run(args) -> None:
     print(f"\nchannel variance per block; drawn in {args.out}")
 
 
-def _models(names):
+def _models(names, unsafe):
     from larq_nobn import zoo
 
     for name in names:
         if name not in zoo.list_models():
-            yield Path(name).name, _model_argument.open_model(name), True
+            yield Path(name).name, _model_argument.open_model(name, unsafe), True
             continue
         for norm in zoo.FAMILIES[name].norms:
             model = zoo.create_model(name, norm=norm, stem="cifar")

@@ -10,7 +10,7 @@ HELP = "take batch norm out of a network: to train without it, or folded for inf
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help=_model_argument.HELP)
+    _model_argument.add_model_argument(parser)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE.keras", help="the new model"
     )
@@ -42,7 +42,7 @@ def run(args) -> None:
     )
     from larq_nobn.saving import save_model
 
-    model = _model_argument.open_model(args.model)
+    model = _model_argument.open_model(args.model, args.unsafe)
     if args.mode == "fold":
         twin = fold_batch_norm(model)
     else:

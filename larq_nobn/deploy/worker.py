@@ -47,7 +47,8 @@ def _load(contender: str, path: Path, threads: int) -> tuple[Callable, int]:
     gc.collect()
     before = process.memory_info().rss
     if contender == "keras":
-        model = load_model(path, compile=False)
+        # Saved by the process that started this one.
+        model = load_model(path, compile=False, safe_mode=False)
         infer = tf.function(lambda image: model(image, training=False))
         image = tf.random.normal((1, *model.inputs[0].shape[1:]))
 

@@ -8,7 +8,6 @@ allowed to; whatever else it holds ends in one kind of error.
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from larq_nobn._errors import UserError
-from larq_nobn._files import atomic_file
+from larq_nobn._files import DAMAGE, atomic_file
 
 _MAGIC = b"\x93NUMPY"
 _HEADER = re.compile(
@@ -24,19 +23,6 @@ _HEADER = re.compile(
     r"'shape': \((?P<shape>(?:\d+,? ?)*)\), \} *\n"
 )
 _DTYPES = ("<f2", "<f4", "<f8", "|u1", "|i1", "<i2", "<i4", "<i8", "|b1")
-# What zipfile, zlib and NumPy raise for damaged data.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-)
 
 
 def write_npz(
@@ -79,7 +65,7 @@ def read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         try:
             return _read(file, max_bytes)
-        except (UserError, *_DAMAGE) as error:
+        except DAMAGE as error:
             received = str(error).strip() or type(error).__name__
             if not isinstance(error, UserError):
                 received = f"a damaged one ({received})"

@@ -1,19 +1,21 @@
 """What `weights=` means: names, bundles, and files of every kind."""
 
 import os
+import re
 from pathlib import Path
 
 import h5py
-import numpy as np
 import tensorflow as tf
 
-from larq_nobn._errors import UserError
+from larq_nobn._errors import UserError, first_line
+from larq_nobn._files import DAMAGE
+from larq_nobn._model_files import open_weights
 from larq_nobn.datasets import DATASETS
 from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights import registry
 from larq_nobn.weights.bundle import load_weights
 from larq_nobn.weights.torch.reading import looks_like_torch
-from larq_nobn.weights.transfer import assign_checked, named_weights, transfer_weights
+from larq_nobn.weights.transfer import assign_checked, check_fit, named_weights
 
 
 def load(
@@ -59,16 +61,16 @@ def load(
         )
 
 
-# Where `.weights.h5` files keep layers: by type and order, without their names.
+# Where Keras keeps layers by type and order, without their names.
 _BY_TYPE = ("layers/", "_layer_checkpoint_dependencies/")
 
 
 def load_file(model: tf.keras.Model, path: Path) -> None:
-    """Load a weights file (HDF5, `.npz`) or a saved model (`.keras`, HDF5, SavedModel).
+    """Load the weights in a file (`.npz`, HDF5, `.keras`); nothing in it is run.
 
     Args:
         model: The model to load into.
-        path: An existing file or folder.
+        path: An existing file.
 
     Raises:
         UserError: If the file is unreadable or does not fit the model.
@@ -76,72 +78,76 @@ def load_file(model: tf.keras.Model, path: Path) -> None:
     if path.suffix == ".npz":
         load_weights(model, path)
         return
-    what = f"the weights in {path}"
-    if path.suffix == ".keras" or path.is_dir():
-        try:
-            source = tf.keras.models.load_model(path, compile=False)
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise _unreadable(path, error) from error
-        if not isinstance(source, tf.keras.Model):
-            raise _unreadable(path, ValueError("a SavedModel that is no Keras model"))
-        transfer_weights(source, model, what)
-        return
-    values = _read_hdf5(path)
-    stored = [name for name in values if name.startswith(_BY_TYPE)]
-    if stored:
-        # Keras reads these, into a copy, since it may stop halfway through.
-        probe = tf.keras.models.clone_model(model)
-        _load_by_type(probe, path, len(stored), what)
-        transfer_weights(probe, model, what)
-        return
-    # Not by Keras: from a whole model it would run the code of Lambda layers.
-    values = {_layer_and_leaf(name): value for name, value in values.items()}
-    assign_checked(named_weights(model), values, what)
-
-
-def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
-    """The model's weights in an HDF5 file by their paths there."""
-    values = {}
-
-    def add(name: str, item) -> None:
-        if isinstance(item, h5py.Dataset):
-            values[name] = item[()]
-
+    if path.is_dir():
+        raise UserError(
+            "`weights` must be a readable HDF5 weights file or .keras file",
+            got=f"{path}, a folder (a SavedModel is a program, and is not run)",
+            fix="save it again as .keras",
+        )
+    what, variables = f"the weights in {path}", named_weights(model)
     try:
-        with h5py.File(path) as file:
-            file.get("model_weights", file).visititems(add)
-    except OSError as error:
+        with open_weights(path) as (file, config):
+            arrays = _named_arrays(file, config, model)
+            check_fit(variables, {n: a.shape for n, a in arrays.items()}, what)
+            values = {name: array[()] for name, array in arrays.items()}
+    except UserError:
+        raise
+    except DAMAGE as error:
         raise _unreadable(path, error) from error
-    return values
+    assign_checked(variables, values, what)
+
+
+def _named_arrays(
+    file: h5py.File, config: dict | None, model: tf.keras.Model
+) -> dict[str, h5py.Dataset]:
+    """The weights in a file, not read yet, by the names of `named_weights`."""
+    arrays: dict[str, h5py.Dataset] = {}
+
+    def add(path: str, item) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[path] = item
+
+    file.get("model_weights", file).visititems(add)
+    by_type = {k: array for k, array in arrays.items() if k.startswith(_BY_TYPE)}
+    if not by_type:
+        return {_layer_and_leaf(path): array for path, array in arrays.items()}
+    if config is None:
+        layers = [(layer.name, type(layer).__name__) for layer in model.layers]
+    else:
+        entries = config["config"]["layers"]
+        layers = [(e["config"]["name"], e["class_name"]) for e in entries]
+    names = _names_by_type(layers)
+    leaves: dict[str, list[str]] = {}
+    for name in named_weights(model):
+        layer, leaf = name.split("/")
+        leaves.setdefault(layer, []).append(leaf)
+    named = {}
+    for path, array in by_type.items():
+        _, layer, *inner, number = path.split("/")
+        layer = names.get(layer, layer)
+        known = leaves.get(layer, ()) if inner == ["vars"] else ()
+        is_known = number.isdecimal() and int(number) < len(known)
+        leaf = known[int(number)] if is_known else "/".join([*inner, number])
+        named[f"{layer}/{leaf}"] = array
+    return named
+
+
+def _names_by_type(layers: list[tuple[str, str]]) -> dict[str, str]:
+    """Layers' names by what Keras calls them in a file: `dense_1`, the second Dense."""
+    names: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for name, kind in layers:
+        kind = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", kind.split(">")[-1])
+        kind = re.sub("([a-z])([A-Z])", r"\1_\2", kind).lower()
+        count = counts[kind] = counts.get(kind, -1) + 1
+        names[f"{kind}_{count}" if count else kind] = name
+    return names
 
 
 def _layer_and_leaf(name: str) -> str:
     """`stem/stem/kernel:0` to `stem/kernel`."""
     layer, *_, leaf = name.split("/")
     return f"{layer}/{leaf.split(':')[0]}"
-
-
-def _load_by_type(model: tf.keras.Model, path: Path, stored: int, what: str) -> None:
-    """Keras's `load_weights`, but strict: it ignores what there is no layer for."""
-
-    def misfit(received: str) -> UserError:
-        return UserError(
-            f"{what[0].upper()}{what[1:]} do not fit the model {model.name}",
-            got=received,
-            fix="build the model with the arguments that the weights were saved with "
-            "(name, norm, stem, width, num_classes)",
-        )
-
-    try:
-        model.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        raise misfit(_first_line(error)) from error
-    if stored != len(model.weights):
-        raise misfit(f"{stored} arrays, expected {len(model.weights)}.")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
@@ -156,7 +162,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
                 fix=f"larq-nobn import {path} --model ... --norm ... --data ...",
             )
     return UserError(
-        "`weights` must be a readable HDF5 weights file or Keras model",
-        got=f"{path}, {_first_line(error)}",
+        "`weights` must be a readable HDF5 weights file or .keras file",
+        got=f"{path}, {first_line(error)}",
         fix="save it again, or check the download",
     )

@@ -44,6 +44,44 @@ def transfer_weights(
     assign_checked(named_weights(target), values, what)
 
 
+def check_fit(
+    variables: Mapping[str, tf.Variable], shapes: Mapping[str, tuple], what: str
+) -> None:
+    """Check that values have the names and shapes of variables, before reading them.
+
+    Args:
+        variables: The variables by name.
+        shapes: Shapes of the values by the same names.
+        what: What the values are, for the error.
+
+    Raises:
+        UserError: On missing, unexpected or misshaped entries.
+    """
+    missing = [name for name in variables if name not in shapes]
+    unexpected = [name for name in shapes if name not in variables]
+    misshaped = [
+        f"{name} (expected {tuple(variables[name].shape)}, got {shapes[name]})"
+        for name in variables
+        if name in shapes and tuple(variables[name].shape) != shapes[name]
+    ]
+    problems = [
+        f"{len(names)} {kind}: {_listed(names)}"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshaped),
+        )
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"{what} must have exactly the model's {len(variables)} entries",
+            got="; ".join(problems),
+            fix="build the model with the arguments of the network that the weights "
+            "belong to (name, norm, binary_downsample, stem, width, num_classes)",
+        )
+
+
 def assign_checked(
     variables: Mapping[str, tf.Variable], values: Mapping[str, np.ndarray], what: str
 ) -> None:
@@ -58,29 +96,7 @@ def assign_checked(
         UserError: On missing, unexpected or misshaped entries, or values that are not
             finite.
     """
-    missing = [name for name in variables if name not in values]
-    unexpected = [name for name in values if name not in variables]
-    shapes = [
-        f"{name} (expected {tuple(variables[name].shape)}, got {values[name].shape})"
-        for name in variables
-        if name in values and tuple(variables[name].shape) != values[name].shape
-    ]
-    problems = [
-        f"{len(names)} {kind}: {_listed(names)}"
-        for kind, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", shapes),
-        )
-        if names
-    ]
-    if problems:
-        raise UserError(
-            f"{what} must have exactly the model's {len(variables)} entries",
-            got="; ".join(problems),
-            fix="build the model with the arguments of the network that the weights "
-            "belong to (name, norm, binary_downsample, stem, width, num_classes)",
-        )
+    check_fit(variables, {name: value.shape for name, value in values.items()}, what)
     # Numbers beyond float32 become infinite there.
     with np.errstate(over="ignore", invalid="ignore"):
         converted = {

@@ -3,7 +3,6 @@
 import re
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,25 +11,12 @@ from typing import Any
 import numpy as np
 
 from larq_nobn._errors import UserError
+from larq_nobn._files import DAMAGE
 from larq_nobn.weights.arrays import read_npz
 
 # Before this version, `weights_only=True` could be talked into running code
 # (CVE-2025-32434).
 SAFE_TORCH = (2, 6)
-# What PyTorch and zipfile raise for damaged files.
-_DAMAGE = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    KeyError,
-    IndexError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 # ReActNet-A with Adam's two moments in float64 takes 0.7 GB.
 MAX_BYTES = 2 << 30
 
@@ -94,7 +80,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
             fix="in a Python that trusts the file, save its state_dict alone by "
             "torch.save",
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from error
     if not isinstance(content, Mapping):
         raise UserError(
@@ -143,7 +129,7 @@ def _check_archive(path: Path) -> None:
             wrong = archive.testzip()
     except UserError:
         raise
-    except (*_DAMAGE, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from error
     if wrong is not None:
         raise _damaged(path, ValueError(f"wrong checksum of {wrong!r}"))
