@@ -12,9 +12,9 @@ import numpy as np
 
 from larq_nobn._errors import UserError
 from larq_nobn._figures import new_figure, save_figure
-from larq_nobn._files import write_json
+from larq_nobn._files import out_path, write_json
 from larq_nobn.training import Recipe, data, train
-from larq_nobn.training.folder import versions
+from larq_nobn.training.folder import NAMES, versions
 from larq_nobn.training.plots import plot_history
 
 RECIPE = Recipe(
@@ -57,7 +57,7 @@ def run(out: str | Path, seed: int = 0, recipe: Recipe = RECIPE) -> dict[str, An
         OSError: If `out` cannot be written.
     """
     started = time.monotonic()
-    out = Path(out)
+    out = out_path(out)
     histories, top1 = {}, {}
     for norm, title in TITLES.items():
         print(f"Training a binary ReActNet, {title}, on 1,437 scanned digits:")
@@ -165,7 +165,8 @@ def _clear(folder: Path) -> None:
     """Make way for a new run, but delete nothing that a demo did not write."""
     if not folder.exists():
         return
-    if not (folder / "settings.json").is_file():
+    found = {path.name for path in folder.iterdir()}
+    if "settings.json" not in found or found - NAMES:
         raise UserError(
             "`--out` must be a folder of its own for the demo",
             got=f"{folder.parent}, whose {folder.name} holds something else",

@@ -11,7 +11,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from larq_nobn._errors import UserError, first_line
-from larq_nobn._files import DAMAGE
+from larq_nobn._files import DAMAGE, temporary_name
 from larq_nobn._model_files import code_in_model, is_archive
 
 
@@ -126,7 +126,7 @@ def save_model(model: tf.keras.Model, path: str | os.PathLike) -> None:
         raise UserError(
             "`path` must be a .keras file", got=path, fix=path.with_suffix(".keras")
         )
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.keras")
+    temporary = temporary_name(path, ".keras")
     try:
         model.save(temporary)
         temporary.replace(path)

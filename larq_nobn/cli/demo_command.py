@@ -1,11 +1,15 @@
 """`larq-nobn demo`: see it work, with no network and no data folder."""
 
+from larq_nobn._files import out_path
+
 HELP = "train a small BN-free network and its BN twin on scanned digits (3 minutes)"
 
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--out", default="runs/demo", help="folder of the report")
+    parser.add_argument(
+        "--out", type=out_path, default="runs/demo", help="folder of the report"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of both trainings")
 
 

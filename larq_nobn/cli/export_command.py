@@ -1,8 +1,8 @@
 """`larq-nobn export`: a saved model as a checked TFLite file."""
 
 import itertools
-from pathlib import Path
 
+from larq_nobn._files import out_path
 from larq_nobn.cli import _model_argument
 from larq_nobn.cli._data_arguments import add_data_arguments
 
@@ -12,8 +12,8 @@ HELP = "convert a model for Larq Compute Engine (or plain TFLite) and check the 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
     _model_argument.add_model_argument(parser, nargs="*")
-    parser.add_argument("--out", type=Path, help="the .tflite file to write")
-    parser.add_argument("--header", type=Path, help="also write it as a C header")
+    parser.add_argument("--out", type=out_path, help="the .tflite file to write")
+    parser.add_argument("--header", type=out_path, help="also write it as a C header")
     parser.add_argument(
         "--target",
         default="arm",

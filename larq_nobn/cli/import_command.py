@@ -1,5 +1,6 @@
 """`larq-nobn import`: a PyTorch checkpoint becomes weights for `weights=`."""
 
+from larq_nobn._files import out_path
 from larq_nobn.cli._data_arguments import add_data_argument
 
 HELP = "turn a published PyTorch checkpoint into weights that the zoo finds"
@@ -14,7 +15,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--norm", required=True, help="free, batch or none")
     add_data_argument(parser, "what it was trained on", required=True)
     parser.add_argument(
-        "--out", help="folder of bundles (default: in the user's cache)"
+        "--out", type=out_path, help="folder of bundles (default: in the user's cache)"
     )
     parser.add_argument(
         "--source",

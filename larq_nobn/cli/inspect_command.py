@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from larq_nobn._files import out_path
 from larq_nobn.cli import _model_argument
 
 _MODELS = (".keras", ".h5", ".hdf5")
@@ -15,7 +16,7 @@ def add_arguments(parser) -> None:
         "file",
         help=f"a .tflite file, or, to be converted first, {_model_argument.HELP}",
     )
-    parser.add_argument("--png", type=Path, help="also draw it")
+    parser.add_argument("--png", type=out_path, help="also draw it")
     parser.add_argument(
         "--blocks",
         action="store_true",

@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+from larq_nobn._files import out_path
 from larq_nobn.cli import _model_argument
 from larq_nobn.cli._data_arguments import add_data_arguments
 
@@ -18,7 +19,7 @@ def add_arguments(parser) -> None:
         "norms with random weights",
     )
     add_data_arguments(parser, "by default noise; one of")
-    parser.add_argument("--out", type=Path, default=Path("propagation.png"))
+    parser.add_argument("--out", type=out_path, default=Path("propagation.png"))
 
 
 def run(args) -> None:

@@ -1,12 +1,16 @@
 """`larq-nobn publish`: a training run becomes weights for `weights=`."""
 
+from larq_nobn._files import out_path
+
 HELP = "build the published form of a training run: card, README and weights"
 
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run_folder", metavar="RUN", help="folder of a complete run")
-    parser.add_argument("--out", required=True, help="folder of bundles, such as zoo/")
+    parser.add_argument(
+        "--out", type=out_path, required=True, help="folder of bundles, such as zoo/"
+    )
     parser.add_argument(
         "--license", default="Apache-2.0", help="the weights' licence (Apache-2.0)"
     )

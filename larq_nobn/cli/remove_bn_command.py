@@ -1,7 +1,6 @@
 """`larq-nobn remove-bn`: a network's normalizer-free twin, or batch norm folded."""
 
-from pathlib import Path
-
+from larq_nobn._files import out_path
 from larq_nobn.cli import _model_argument
 from larq_nobn.cli._data_arguments import add_data_arguments
 
@@ -12,7 +11,11 @@ def add_arguments(parser) -> None:
     """Add the command's arguments."""
     _model_argument.add_model_argument(parser)
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE.keras", help="the new model"
+        "--out",
+        type=out_path,
+        required=True,
+        metavar="FILE.keras",
+        help="the new model",
     )
     parser.add_argument(
         "--mode",

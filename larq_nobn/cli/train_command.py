@@ -1,5 +1,6 @@
 """`larq-nobn train`: run a recipe."""
 
+from larq_nobn._files import out_path
 from larq_nobn.cli._data_arguments import add_data_dir_argument
 
 HELP = "train a network by a recipe, in two steps"
@@ -12,7 +13,7 @@ def add_recipe_arguments(parser) -> None:
         help="a recipe: a Python file, or a published one's name, such as "
         "cifar10_reactnet18",
     )
-    parser.add_argument("--out", required=True, help="folder of the run")
+    parser.add_argument("--out", type=out_path, required=True, help="folder of the run")
     add_data_dir_argument(parser)
     parser.add_argument(
         "--set",

@@ -1,5 +1,6 @@
 """`larq-nobn tune`: search for hyperparameters."""
 
+from larq_nobn._files import out_path
 from larq_nobn.cli._data_arguments import add_data_arguments
 from larq_nobn.datasets import DATASETS
 
@@ -9,7 +10,9 @@ HELP = "search for the best settings of a network on a data set, with keras-tune
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
     add_data_arguments(parser, "what to train on", required=True)
-    parser.add_argument("--out", required=True, help="folder of the search")
+    parser.add_argument(
+        "--out", type=out_path, required=True, help="folder of the search"
+    )
     parser.add_argument("--model", default="reactnet18", help="a network of the zoo")
     parser.add_argument(
         "--algorithm",

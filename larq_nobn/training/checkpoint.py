@@ -3,17 +3,20 @@
 import hashlib
 import io
 import json
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from larq_nobn._files import write_atomically, write_json
+from larq_nobn._errors import first_line
+from larq_nobn._files import DAMAGE, read_json, write_atomically, write_json
 
 KEEP = 2
+_NUMBER = re.compile(r"\d{8,18}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -47,42 +50,59 @@ def save_checkpoint(folder: Path, number: int, checkpoint: Checkpoint) -> None:
     arrays = folder / f"{number:08d}.npz"
     write_atomically(arrays, content)
     digest = hashlib.sha256(content).hexdigest()
+    meta = {**checkpoint.meta, "arrays_sha256": digest}
     # The description comes last: a checkpoint without one does not exist.
-    write_json(
-        arrays.with_suffix(".json"), {**checkpoint.meta, "arrays_sha256": digest}
-    )
-    for old in _descriptions(folder)[:-KEEP]:
-        old.unlink()
-        old.with_suffix(".npz").unlink(missing_ok=True)
+    write_json(arrays.with_suffix(".json"), {**meta, "sha256": _digest(meta)})
+    kept = _numbered(folder, ".json")[-KEEP:]
+    for suffix in (".json", ".npz"):
+        for old in _numbered(folder, suffix):
+            if old.with_suffix(".json") not in kept:
+                old.unlink()
 
 
-def _descriptions(folder: Path) -> list[Path]:
-    """The checkpoints' descriptions, the newest last."""
-    return sorted(folder.glob("[0-9]*.json"), key=lambda path: int(path.stem))
+def _digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
-def load_latest(folder: Path) -> Checkpoint | None:
+def _numbered(folder: Path, suffix: str) -> list[Path]:
+    """The checkpoints' files of one kind, the newest last."""
+    paths = (p for p in folder.glob(f"*{suffix}") if _NUMBER.fullmatch(p.stem))
+    return sorted(paths, key=lambda path: int(path.stem))
+
+
+def load_latest(
+    folder: Path, check: Callable[[dict[str, Any]], object] = dict
+) -> Checkpoint | None:
     """Read the newest intact checkpoint; damaged ones are named on stderr.
 
     Args:
         folder: Folder of the checkpoints.
+        check: Function that raises a `ValueError` or `TypeError` for a description that
+            says nonsense; those of older versions have no digest.
 
     Returns:
         The checkpoint, or `None` if there is none.
     """
-    for description in reversed(_descriptions(folder)):
+    numbers = {
+        p.stem for suffix in (".json", ".npz") for p in _numbered(folder, suffix)
+    }
+    for number in sorted(numbers, key=int, reverse=True):
+        path = folder / f"{number}.npz"
         try:
-            meta = json.loads(description.read_text())
-            path = description.with_suffix(".npz")
+            meta = read_json(path.with_suffix(".json"))
+            digest = meta.pop("sha256", None)
+            if digest not in (None, _digest(meta)):
+                raise ValueError("the SHA-256 of its description does not match")
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != meta.pop("arrays_sha256"):
                 raise ValueError("its SHA-256 does not match")
+            check(meta)
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        except DAMAGE as error:
             print(
-                f"larq-nobn: checkpoint {description.stem} in {folder} is damaged "
-                f"({error}); using the one before",
+                f"larq-nobn: checkpoint {number} in {folder} is damaged "
+                f"({first_line(error):.200}); using the one before",
                 file=sys.stderr,
             )
             continue

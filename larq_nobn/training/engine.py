@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
+from larq_nobn._files import out_path
 from larq_nobn.layers import LearnableBias, RPReLU, RSign
 from larq_nobn.networks import build
 from larq_nobn.optimizers import (
@@ -83,7 +84,7 @@ def train(
             fix="10 is the default, 0 saves after each batch",
         )
     strategy = make_strategy(distribute, recipe.batch_size)
-    with RunFolder(Path(out), recipe, resume, is_chief(strategy)) as folder:
+    with RunFolder(out_path(out), recipe, resume, is_chief(strategy)) as folder:
         if resume and (result := folder.result()):
             return result
         if images is None:
@@ -172,6 +173,20 @@ class _State:
     traces: dict[str, list[dict[str, Any]]] = dataclasses.field(
         default_factory=lambda: {step: [] for step in STEPS}
     )
+
+
+def _check_state(meta: dict[str, Any]) -> _State:
+    """The state that a checkpoint describes.
+
+    Raises:
+        TypeError: If its entries are others.
+        ValueError: If it contradicts itself.
+    """
+    state = _State(**meta)
+    done = [len(state.history[step]) for step in STEPS]
+    if state.step not in range(len(STEPS)) or state.epoch != done[state.step]:
+        raise ValueError(f"{state.epoch} epochs of step {state.step} and {done} in all")
+    return state
 
 
 def build_trainer(
@@ -314,14 +329,14 @@ class _Run:
 
     def run(self) -> dict[str, Any]:
         """Do what is left to do of both steps."""
-        checkpoint = load_latest(self.folder.checkpoints)
+        checkpoint = load_latest(self.folder.checkpoints, _check_state)
         # Another sum order in a gradient would flip signs: resumed runs would differ.
         tf.config.experimental.enable_op_determinism()
         policy = tf.keras.mixed_precision.global_policy()
         tf.keras.mixed_precision.set_global_policy(self.recipe.precision)
         try:
             if checkpoint:
-                self.state = _State(**checkpoint.meta)
+                self.state = _check_state(checkpoint.meta)
                 self.progress.start_at(self._images_done())
             model = None
             for index in range(self.state.step, len(STEPS)):

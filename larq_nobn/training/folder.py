@@ -4,9 +4,9 @@ import csv
 import dataclasses
 import importlib.metadata
 import io
-import json
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,33 @@ import tensorflow as tf
 from filelock import FileLock, Timeout
 
 import larq_nobn
-from larq_nobn._errors import UserError
-from larq_nobn._files import write_atomically, write_json
+from larq_nobn._errors import UserError, first_line
+from larq_nobn._files import (
+    read_json,
+    remove_temporaries,
+    write_atomically,
+    write_json,
+)
 from larq_nobn.saving import save_model
 from larq_nobn.training.checkpoint import Checkpoint, save_checkpoint
 from larq_nobn.training.plots import draw_curve
 from larq_nobn.training.recipe import Recipe
 
+# What a run leaves in its folder.
+NAMES = {
+    ".lock",
+    "checkpoints",
+    "curve.png",
+    "history.csv",
+    "history.json",
+    "model.keras",
+    "result.json",
+    "settings.json",
+    "tensorboard",
+    "traces.json",
+}
+# What is read of a result.
+_RESULT = {"recipe", "top1", "images_per_second", "seconds"}
 History = dict[str, list[dict[str, float]]]
 
 
@@ -37,7 +57,6 @@ class HeldFolder:
 
     Attributes:
         kind: What happens in it, in a word.
-        stale: Patterns of what a killed process leaves half-written.
         defaults: Settings of folders from before a setting existed.
 
     Raises:
@@ -46,7 +65,6 @@ class HeldFolder:
     """
 
     kind = "run"
-    stale: tuple[str, ...] = (".*tmp*",)
     defaults: Mapping[str, Any] = {}
 
     def __init__(
@@ -72,10 +90,8 @@ class HeldFolder:
             ) from error
         try:
             self._check_settings()
-            # What a killed process left half-written.
-            for pattern in self.stale:
-                for file in self.path.glob(pattern):
-                    file.unlink()
+            for folder in (self.path, self.path / "checkpoints"):
+                remove_temporaries(folder)
         except BaseException:
             self._lock.release()
             raise
@@ -96,8 +112,8 @@ class HeldFolder:
                 fix=f"choose another --out, or go on with that {self.kind} by --resume",
             )
         try:
-            before = {**self.defaults, **json.loads(file.read_text())}
-        except (ValueError, TypeError) as error:
+            before = {**self.defaults, **read_json(file)}
+        except ValueError as error:
             raise UserError(
                 f"{file} must hold the settings of the {self.kind}",
                 got=error,
@@ -131,7 +147,6 @@ class RunFolder(HeldFolder):
         OSError: Likewise.
     """
 
-    stale = (".*tmp*", "checkpoints/.*.tmp")
     defaults = {f.name: f.default for f in dataclasses.fields(Recipe)}
 
     def __init__(self, path: Path, recipe: Recipe, resume: bool, chief: bool = True):
@@ -140,9 +155,22 @@ class RunFolder(HeldFolder):
         self._recipe = recipe
 
     def result(self) -> dict[str, Any] | None:
-        """The result, if the run is complete."""
+        """The result, if the run is complete; a damaged one is said on stderr."""
         file = self.path / "result.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        try:
+            result = read_json(file)
+            if missing := _RESULT - set(result):
+                raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            print(
+                f"larq-nobn: {file} is damaged ({first_line(error):.200}); it is made "
+                "again",
+                file=sys.stderr,
+            )
+            return None
+        return result
 
     def save_checkpoint(self, number: int, checkpoint: Checkpoint) -> None:
         """Write a checkpoint; see `checkpoint.save_checkpoint`."""

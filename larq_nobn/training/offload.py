@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
+from larq_nobn._files import out_path
 from larq_nobn.datasets import DATASETS
 from larq_nobn.training import data, xla_runner
 from larq_nobn.training.engine import STEPS, build_trainer, finish
@@ -64,7 +65,7 @@ def offload(
             export.
         OSError: If the folder cannot be written.
     """
-    out = Path(out)
+    out = out_path(out)
     _check(recipe, part_mb)
     resume = (out / "settings.json").exists()
     policy = tf.keras.mixed_precision.global_policy()

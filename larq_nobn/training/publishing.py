@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from larq_nobn._errors import UserError, one_of
+from larq_nobn._files import out_path
 from larq_nobn.datasets import DATASETS, class_names
 from larq_nobn.networks import NetworkSpec, build
 from larq_nobn.training.recipe import Recipe
@@ -78,7 +79,7 @@ def publish_run(
     return write_bundle(
         model,
         card,
-        Path(out),
+        out_path(out),
         full=full,
         classifier_dtype=classifier_dtype,
         overwrite=overwrite,

@@ -19,6 +19,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -30,6 +31,9 @@ STARTED = time.monotonic()
 # Of the folder's layout and of what comes back: both sides must agree on it.
 FORMAT = 2
 _ENTRY_BYTES = 600  # What an array in a .npz takes besides its content, at most.
+
+
+_OWN_NAME = re.compile(r"(weights|state)_step[12]_\d{5,}_\d+\.npz")
 
 
 class BadInput(Exception):
@@ -579,7 +583,7 @@ class Run:
         write_json(out / "training.json", content)
         named = {file["name"] for part in (pieces, state) for file in part["files"]}
         for old in (*out.glob("weights_*.npz"), *self.state.glob("state_*.npz")):
-            if old.name not in named:
+            if old.name not in named and _OWN_NAME.fullmatch(old.name):
                 old.unlink()
         self.saving = max(self.saving, time.monotonic() - began)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import shutil
 import sys
 import warnings
@@ -15,7 +14,7 @@ import tensorflow as tf
 from sklearn.exceptions import ConvergenceWarning
 
 from larq_nobn._errors import UserError, check_number, one_of
-from larq_nobn._files import write_json
+from larq_nobn._files import out_path, write_json
 from larq_nobn.training import data
 from larq_nobn.training.engine import DivergedError, train
 from larq_nobn.training.folder import HeldFolder
@@ -96,7 +95,7 @@ def search(
         "epochs": epochs,
         **{f"range of {name}": text for name, text in space.describe().items()},
     }
-    with _SearchFolder(Path(out), settings, resume) as folder:
+    with _SearchFolder(out_path(out), settings, resume) as folder:
         images = _hold_out(recipe, data_dir)
         study = _Study(recipe, folder.path, space, images, epochs, verbose)
         tuner = _Tuner(
@@ -150,7 +149,7 @@ class _SearchFolder(HeldFolder):
         other = "a keras-tuner project" if "oracle.json" in found else "something else"
         if file.exists():
             other = "a training"
-            found = [] if '"algorithm"' in file.read_text() else found
+            found = [] if '"algorithm"' in file.read_text(errors="replace") else found
         if found:
             raise UserError(
                 "A search needs a folder of its own",
@@ -290,7 +289,7 @@ class _Study:
     def _train(self, recipe: Recipe, folder: Path) -> dict[str, Any]:
         diverged = folder / "diverged.json"
         if diverged.exists():
-            raise DivergedError(json.loads(diverged.read_text()))
+            raise DivergedError(diverged.read_text(errors="replace"))
         tf.keras.backend.clear_session()
         try:
             result = train(

@@ -63,11 +63,11 @@ def write_bundle(
         OSError: If it cannot be written; nothing is left behind.
     """
     folder = out / card.folder_name
-    if folder.exists() and not overwrite:
+    if folder.exists() and not (overwrite and (folder / CARD).is_file()):
         raise UserError(
             "A bundle needs a folder of its own",
             got=f"{folder}, which exists",
-            fix="remove it, choose another --out, or replace it by --overwrite",
+            fix="remove it, choose another --out, or replace a bundle by --overwrite",
         )
     out.mkdir(parents=True, exist_ok=True)
     temporary = out / f".{card.folder_name}.{os.getpid()}.tmp"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from larq_nobn._errors import UserError
-from larq_nobn._files import atomic_file, sha256
+from larq_nobn._files import atomic_file, remove_temporaries, sha256
 
 if TYPE_CHECKING:
     import requests
@@ -21,7 +21,7 @@ SLOWEST_BYTES_PER_SECOND = 10_000
 MOST_REDIRECTS = 5
 ATTEMPTS = 3
 _BLOCK = 1 << 16
-_STALE_SECONDS = 24 * 3600
+_STALE_SECONDS = 900.0
 
 
 def is_offline() -> bool:
@@ -77,7 +77,8 @@ def download(url: str, path: Path, size: int, digest: str) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path.parent)
+        # A download that lives writes now and then, or gives up.
+        remove_temporaries(path.parent, time.time() - _STALE_SECONDS)
         with (
             atomic_file(path) as file,
             tqdm(
@@ -197,10 +198,3 @@ def _failure(url: str, what: str) -> UserError:
         fix="check the address in LARQ_NOBN_ZOO and the network (proxies are taken "
         "from HTTPS_PROXY), or try again later",
     )
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what a killed download left behind; nothing ever reads it."""
-    for path in folder.glob(".*.tmp"):
-        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-            path.unlink(missing_ok=True)

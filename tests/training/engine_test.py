@@ -1,6 +1,8 @@
+import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -241,6 +243,40 @@ def test_a_finished_run_resumes_to_its_result(finished, recipe):
     assert train(recipe, finished, resume=True) == result_of(finished)
 
 
+@pytest.mark.parametrize("content", ["", "null", '{"top1": 1}'])
+def test_a_damaged_result_is_made_again(finished, tmp_path, recipe, capsys, content):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "result.json").write_text(content)
+    result = train(recipe, out, resume=True, verbose=False)
+    assert "result.json is damaged" in capsys.readouterr().err
+    assert result["weights_sha256"] == result_of(finished)["weights_sha256"]
+
+
+def test_only_own_files_are_removed(recipe, tmp_path):
+    """What a killed run left half-written, and nothing of the user."""
+    own = [".history.json.12-34.tmp", ".model.keras.12-34.tmp.keras"]
+    own += [".model.12.tmp.keras", "checkpoints/.00000005.npz.12-34.tmp"]
+    users = [".notes_tmp.txt", ".tmp", ".vim.tmp", "tmp.txt", "checkpoints/.a.tmp"]
+    (tmp_path / "checkpoints").mkdir()
+    for name in own + users:
+        (tmp_path / name).touch()
+    with RunFolder(tmp_path, recipe, resume=False):
+        left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")}
+    assert left == {*users, "checkpoints", "settings.json", ".lock"}
+
+
+def test_an_empty_out_is_no_folder(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="`out` must name a file or folder"):
+        train(recipe, "")
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(RECIPE_FILE), "--out", ""])
+    assert stop.value.code == 2
+    assert "argument --out: invalid" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_run_a_folder(finished, recipe, capsys):
     assert main(["train", str(RECIPE_FILE), "--out", str(finished)]) == 2
     message = capsys.readouterr().err
@@ -260,8 +296,9 @@ def test_a_folder_is_held_by_one_process(recipe, tmp_path):
             RunFolder(tmp_path, recipe, resume=True).__enter__()
 
 
-def test_unreadable_settings(recipe, tmp_path):
-    (tmp_path / "settings.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "null", "[" * 100_000])
+def test_unreadable_settings(recipe, tmp_path, content):
+    (tmp_path / "settings.json").write_text(content)
     with pytest.raises(UserError, match="must hold the settings of the run"):
         train(recipe, tmp_path, resume=True)
 
@@ -416,6 +453,74 @@ class TestCheckpoint:
         loaded = load_latest(tmp_path)
         np.testing.assert_array_equal(loaded.arrays["a"], np.ones(5))
         assert "checkpoint 00000002" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"null", "no JSON object"),
+            (b"[]", "no JSON object"),
+            (b"[" * 100_000, "nested too deeply"),
+            (b"\xff", "can't decode"),
+            (b"{}", "arrays_sha256"),
+            (None, "No such file"),
+        ],
+    )
+    def test_damaged_descriptions_are_said(self, tmp_path, capsys, content, message):
+        self.save(tmp_path, 1)
+        self.save(tmp_path, 2)
+        description = tmp_path / "00000002.json"
+        description.unlink()
+        if content is not None:
+            description.write_bytes(content)
+        assert load_latest(tmp_path).meta == {"step": 1}
+        error = capsys.readouterr().err
+        assert error.startswith("larq-nobn: checkpoint 00000002 in ")
+        assert message in error
+        assert error.count("\n") == 1
+
+    def test_descriptions_have_a_digest(self, tmp_path, capsys):
+        """No change of a value is trusted; 300 random ones."""
+        random = np.random.default_rng(0)
+        history = {"step1": [{"epoch": 1, "loss": 0.25}], "step2": []}
+        state = engine._State(epoch=1, history=history, best_top1=0.5)
+        meta = dataclasses.asdict(state)
+        arrays = {"a": np.zeros(3)}
+        save_checkpoint(tmp_path, 1, Checkpoint(arrays, meta))
+        path = tmp_path / "00000001.json"
+        content = path.read_bytes()
+        trusted = 0
+        for _ in range(300):
+            changed = bytearray(content)
+            changed[random.integers(len(content))] = random.choice(list(b' 0123,"}'))
+            path.write_bytes(changed)
+            loaded = load_latest(tmp_path, engine._check_state)
+            assert loaded is None or loaded.meta == meta
+            trusted += loaded is not None
+        assert trusted < 100  # Those that changed nothing, or spaces.
+
+    def test_older_checkpoints_without_it(self, recipe, finished, tmp_path, capsys):
+        """They resume, if they say nothing that contradicts itself."""
+        shutil.copytree(finished / "checkpoints", tmp_path / "old")
+        *_, path = sorted((tmp_path / "old").glob("*.json"))
+        meta = json.loads(path.read_text())
+        assert meta.pop("sha256")
+        path.write_text(json.dumps(meta))
+        check = engine._check_state
+        assert load_latest(tmp_path / "old", check).meta["epoch"] == 3
+        path.write_text(json.dumps({**meta, "epoch": 0}))
+        assert load_latest(tmp_path / "old", check).meta["epoch"] == 2
+        assert "0 epochs of step 1 and [3, 3] in all" in capsys.readouterr().err
+
+    def test_only_own_files_are_read_and_removed(self, tmp_path):
+        strays = ["00000160 (1).json", "2024.json", "notes.json", "7.npz"]
+        for name in strays:
+            (tmp_path / name).write_text("{}")
+        (tmp_path / "00000000.npz").touch()  # Of one killed before its description.
+        for number in range(1, 5):
+            self.save(tmp_path, number)
+        assert load_latest(tmp_path).meta == {"step": 4}
+        own = {f"0000000{n}{suffix}" for n in (3, 4) for suffix in (".json", ".npz")}
+        assert {path.name for path in tmp_path.iterdir()} == own | set(strays)
 
     def test_none(self, tmp_path):
         assert load_latest(tmp_path) is None

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import larq_nobn
 from larq_nobn._errors import UserError, one_of
-from larq_nobn._files import sha256
+from larq_nobn._files import out_path, sha256
 from larq_nobn.datasets import DATASETS, class_names
 from larq_nobn.networks import FAMILIES, NetworkSpec, build
 from larq_nobn.weights.bundle import write_bundle
@@ -167,7 +167,7 @@ def import_checkpoint(
     return write_bundle(
         built,
         card,
-        cache_folder() / "zoo" if out is None else Path(out),
+        cache_folder() / "zoo" if out is None else out_path(out),
         classifier_dtype=classifier_dtype,
         overwrite=overwrite,
     )
