@@ -2,8 +2,10 @@
 
 import numbers
 from collections.abc import Iterable
-from math import inf
 from typing import Any
+
+_MOST_LETTERS = 1500
+_LARGEST = {int: 2**63 - 1, float: 1e38}
 
 
 class UserError(ValueError):
@@ -20,21 +22,44 @@ class UserError(ValueError):
     """
 
     def __init__(self, expected: str, *, got: object = None, fix: str | None = None):
+        text = cleaned(expected, 2 * _MOST_LETTERS)
         if fix is not None:
-            expected = f"{expected}. Received: {_clause(got)}. Fix: {_clause(fix)}."
-        super().__init__(expected)
+            text = f"{text}. Received: {_clause(got)}. Fix: {_clause(fix)}."
+        super().__init__(text)
 
 
 def _clause(text: object) -> str:
     """Without the full stop that a sentence of somebody else may have."""
-    text = str(text).strip()
+    text = cleaned(str(text)).strip()
     is_sentence = text.endswith(".") and (text[-2:-1].isalnum() or text[-2:-1] in "')")
     return text[:-1] if is_sentence else text
 
 
+def cleaned(text: str, most: int = _MOST_LETTERS) -> str:
+    """A text for a terminal: without control characters, and not too long.
+
+    Names and texts of files get into messages; an escape sequence in them would be
+    obeyed by a terminal.
+    """
+    if len(text) > most:
+        text = f"{text[: 2 * most // 3]} [...] {text[-(most // 3) :]}"
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def shown(value: object) -> str:
+    """`repr`, also of a number of more digits than Python prints."""
+    try:
+        return repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} that is too long to print"
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return cleaned((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
 
 
 class UserTypeError(UserError, TypeError):
@@ -59,7 +84,7 @@ def one_of(
     if not any(received is value or received == value for value in allowed):
         raise UserError(
             f"`{what}` must be one of {', '.join(map(repr, allowed))}",
-            got=f"{what}={received!r}",
+            got=f"{what}={shown(received)}",
             fix=fix or "choose one of the names above",
         )
 
@@ -81,7 +106,10 @@ def check_number(
     """
     wanted = numbers.Integral if kind is int else numbers.Real
     is_number = isinstance(value, wanted) and not isinstance(value, bool)
-    if not is_number or not (0 < value < inf or (zero and value == 0)):
+    most = _LARGEST[kind]
+    if not is_number or not (0 < value <= most or (zero and value == 0)):
         noun = "integer" if kind is int else "number"
         rule = f"a {noun}, 0 or more" if zero else f"a positive {noun}"
-        raise UserError(f"`{what}` must be {rule}", got=f"{what}={value!r}", fix=fix)
+        raise UserError(
+            f"`{what}` must be {rule}", got=f"{what}={shown(value)}", fix=fix
+        )

@@ -5,7 +5,10 @@ Each subcommand is a module of this package, `NAME_command`, with `HELP`,
 """
 
 import argparse
+import contextlib
 import importlib
+import math
+import os
 import sys
 from collections.abc import Sequence
 
@@ -28,9 +31,27 @@ COMMANDS = (
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register("type", int, _integer)
+        self.register("type", float, _number)
+
     def error(self, message: str):
         _print_error(f"{message}. Fix: see {self.prog} --help.")
         self.exit(2)
+
+
+def _integer(text: str) -> int:
+    """A number that fits into what counts with it."""
+    if abs(value := int(text)) >= 1 << 32:
+        raise ValueError(text)
+    return value
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,8 +61,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; by default the process's.
 
     Returns:
-        0, or 2 after a failure that the user can repair, which is one line on stderr.
+        0, or 2 after a failure that the user can repair, which is one line on stderr;
+        130 after an interruption, 141 when nobody reads the output any more.
     """
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        return 141
+    except OSError as error:
+        _drop_output()
+        return _failed(error)
+
+
+def _run(argv: Sequence[str]) -> int:
     parser = _Parser(
         prog="larq-nobn",
         description="Binary neural networks without batch normalization, for Keras.",
@@ -57,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)
+    if any("\0" in argument for argument in argv):
+        parser.error("arguments cannot contain NUL")
     args = parser.parse_args(argv)
     if args.version:
         from larq_nobn import __version__
@@ -65,10 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not hasattr(args, "run"):
         parser.error(f"a command is missing; one of {', '.join(COMMANDS)}")
-    return _run(args)
-
-
-def _run(args: argparse.Namespace) -> int:
     from larq_nobn._errors import UserError
 
     try:
@@ -76,16 +111,32 @@ def _run(args: argparse.Namespace) -> int:
     except UserError as error:
         _print_error(str(error))
         return 2
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        reason = error.strerror or str(error)
-        _print_error(f"{reason}{where}. Fix: check path, permissions and free space.")
-        return 2
+        return _failed(error)
     except KeyboardInterrupt:
-        _print_error("interrupted")
+        goes_on = "; go on by the same command with --resume"
+        _print_error(f"interrupted{goes_on if hasattr(args, 'resume') else ''}")
         return 130
     return 0
 
 
+def _failed(error: OSError) -> int:
+    where = f" ({error.filename})" if error.filename else ""
+    reason = error.strerror or str(error)
+    _print_error(f"{reason}{where}. Fix: check path, permissions and free space.")
+    return 2
+
+
+def _drop_output() -> None:
+    """Let Python's own last flush succeed, which would print a traceback."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _print_error(message: str) -> None:
-    print(f"larq-nobn: error: {' '.join(message.split())}", file=sys.stderr)
+    from larq_nobn._errors import cleaned
+
+    message = " ".join(cleaned(message, 5000).split())
+    with contextlib.suppress(OSError):
+        print(f"larq-nobn: error: {message}", file=sys.stderr)

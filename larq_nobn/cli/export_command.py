@@ -92,6 +92,7 @@ def run(args) -> None:
 def _export(args) -> None:
     from larq_nobn._files import write_atomically
     from larq_nobn.deploy import accuracy, c_header, convert, report
+    from larq_nobn.training.evaluation import check_input
 
     model = _model_argument.open_model(args.model[0], args.unsafe)
     content = convert(
@@ -100,6 +101,8 @@ def _export(args) -> None:
         float_weights=args.float_weights,
         allow_float=args.allow_float,
     )
+    if args.data is not None:
+        check_input(model, args.data)
     if args.check:
         _check(args, model, content)
     if args.accuracy is not None:

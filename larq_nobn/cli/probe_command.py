@@ -58,10 +58,19 @@ def _models(names, unsafe):
 def _images(model, dataset, data_dir):
     import numpy as np
 
+    from larq_nobn._errors import UserError
     from larq_nobn.training import data
+    from larq_nobn.training.evaluation import check_input
 
     if dataset is not None:
+        check_input(model, dataset)
         images, _ = next(iter(data.load_images(dataset, data_dir).test_batches(64)))
         return images
+    if len(model.inputs) != 1:
+        raise UserError(
+            "A probe needs a model with one input",
+            got=f"{model.name} with {len(model.inputs)}",
+            fix="probe another model",
+        )
     shape = (64, *(size or 32 for size in model.input_shape[1:]))
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)

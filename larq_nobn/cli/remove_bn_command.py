@@ -49,7 +49,7 @@ def run(args) -> None:
     if args.mode == "fold":
         twin = fold_batch_norm(model)
     else:
-        how = {"norm": args.mode, "alpha": args.alpha, "images": _images(args)}
+        how = {"norm": args.mode, "alpha": args.alpha, "images": _images(model, args)}
         changes = describe_removal(model, **how)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the table says it
@@ -62,9 +62,11 @@ def run(args) -> None:
     print(f"{model.name} -> {twin.name}, saved as {args.out}")
 
 
-def _images(args):
+def _images(model, args):
     from larq_nobn.training import data
+    from larq_nobn.training.evaluation import check_input
 
     if args.data is None:
         return None
+    check_input(model, args.data)
     return next(iter(data.load_images(args.data, args.data_dir).test_batches(64)))[0]

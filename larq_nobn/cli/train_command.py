@@ -10,8 +10,8 @@ def add_recipe_arguments(parser) -> None:
     """Add what every command about a recipe takes."""
     parser.add_argument(
         "recipe",
-        help="a recipe: a Python file, or a published one's name, such as "
-        "cifar10_reactnet18",
+        help="a recipe: a Python file, which is run, so only one that you trust; or a "
+        "published one's name, such as cifar10_reactnet18",
     )
     parser.add_argument("--out", type=out_path, required=True, help="folder of the run")
     add_data_dir_argument(parser)

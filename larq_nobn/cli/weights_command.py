@@ -17,6 +17,7 @@ def run(args) -> None:
     """Print the table."""
     import sys
 
+    from larq_nobn._errors import cleaned
     from larq_nobn._tables import markdown_table
     from larq_nobn.weights.registry import survey
     from larq_nobn.zoo.table import weights_table
@@ -31,4 +32,4 @@ def run(args) -> None:
             "or mirrors in LARQ_NOBN_ZOO."
         )
     for problem in problems:
-        print(f"larq-nobn: passed over: {problem}", file=sys.stderr)
+        print(f"larq-nobn: passed over: {cleaned(problem)}", file=sys.stderr)

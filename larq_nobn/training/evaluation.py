@@ -4,8 +4,30 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from larq_nobn._errors import UserError
+from larq_nobn._errors import UserError, one_of
+from larq_nobn.datasets import DATASETS
 from larq_nobn.training import data
+
+
+def check_input(model: tf.keras.Model, dataset: str) -> None:
+    """Check that a model takes the images of a data set.
+
+    Raises:
+        UserError: If it does not.
+    """
+    one_of("dataset", dataset, DATASETS)
+    expected = DATASETS[dataset].input_shape
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    fits = len(shapes) == 1 and len(shapes[0]) == len(expected)
+    if not fits or any(
+        size not in (None, wanted)
+        for size, wanted in zip(shapes[0], expected, strict=True)
+    ):
+        raise UserError(
+            f"A model for {dataset} must take images of {expected}",
+            got=f"input {', '.join(map(str, shapes))}",
+            fix="choose the data set that it was trained on",
+        )
 
 
 def evaluate(
@@ -32,14 +54,12 @@ def evaluate(
             data are missing.
     """
     images = data.load_images(dataset, data_dir, limit)
-    row = images.row
-    classes, shape = model.output_shape[-1], model.input_shape[1:]
-    fits = all(a in (None, b) for a, b in zip(shape, row.input_shape, strict=True))
-    if len(model.output_shape) != 2 or classes != row.num_classes or not fits:
+    check_input(model, dataset)
+    shape, classes = model.output_shape, images.row.num_classes
+    if len(shape) != 2 or shape[-1] != classes:
         raise UserError(
-            f"A model for {dataset} must take images of {row.input_shape} and give "
-            f"{row.num_classes} classes",
-            got=f"input {shape}, output {model.output_shape}",
+            f"A model for {dataset} must give {classes} classes",
+            got=f"output {shape}",
             fix="choose the data set that it was trained on",
         )
     infer = tf.function(lambda x: model(x, training=False))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from larq_nobn._errors import UserError
+from larq_nobn._errors import UserError, first_line
 from larq_nobn.datasets import DATASETS, Dataset
 
 # Independent random streams from one seed.
@@ -40,11 +40,10 @@ def readable(name: str, data_dir: str | None) -> Iterator[None]:
         yield
     except (*failures, ImportError) as error:
         where = data_dir or "tensorflow-datasets' default folder"
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"The data set {name} must be readable through tensorflow-datasets in "
             f"{where}",
-            got=f"{type(error).__name__}: {reason}",
+            got=f"{type(error).__name__}: {first_line(error)}",
             fix="pass the folder of prepared data with --data-dir or TFDS_DATA_DIR, "
             "or connect to the network once to download it",
         ) from error

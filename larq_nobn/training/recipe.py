@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from larq_nobn._errors import UserError, one_of
+from larq_nobn._errors import UserError, first_line, one_of, shown
 from larq_nobn._shipped import shipped
 from larq_nobn.datasets import DATASETS
 from larq_nobn.networks import FAMILIES, NetworkSpec
@@ -239,7 +239,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
             )
         try:
             settings[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             settings[key] = value
     return settings
 
@@ -270,10 +270,13 @@ def load_recipe(path: str | Path) -> Recipe:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError, TypeError) as error:
+    except (KeyboardInterrupt, UserError):
+        raise
+    except BaseException as error:
+        # It is a program, and may end in any way, SystemExit(0) included.
         raise UserError(
             "A recipe must be a Python file that runs",
-            got=f"{path}, {type(error).__name__}: {error}",
+            got=f"{path}, {type(error).__name__}: {first_line(error)}",
             fix="correct the file",
         ) from error
     recipe = getattr(module, "RECIPE", None)
@@ -299,9 +302,17 @@ def _check_type(field: dataclasses.Field, value: Any) -> None:
         expected = " or ".join(getattr(k, "__name__", str(k)) for k in kinds)
         raise UserError(
             f"`{field.name}` must be of type {expected.replace('NoneType', 'None')}",
-            got=f"{field.name}={value!r} of type {type(value).__name__}",
+            got=f"{field.name}={shown(value)} of type {type(value).__name__}",
             fix="give a value of that type",
         )
+    if isinstance(value, int | float):
+        most = 1e38 if isinstance(value, float) or float in kinds else 2**32 - 1
+        if not abs(value) <= most:
+            raise UserError(
+                f"`{field.name}` must be from {-most:g} to {most:g}",
+                got=f"{field.name}={shown(value)}",
+                fix="give a smaller one",
+            )
 
 
 def _check_range(
@@ -324,6 +335,6 @@ def _check_range(
     if failed:
         raise UserError(
             f"`{name}` must be {' and '.join(failed)}",
-            got=f"{name}={value!r}",
+            got=f"{name}={shown(value)}",
             fix="see the recipe's default",
         )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from larq_nobn._errors import UserError
+from larq_nobn._errors import UserError, first_line
 from larq_nobn._files import atomic_file, remove_temporaries, sha256
 
 if TYPE_CHECKING:
@@ -164,8 +164,7 @@ def _answer(url: str, start: int = 0) -> Iterator["requests.Response | None"]:
         what = f"does not answer within {TIMEOUT_SECONDS:g} seconds"
         raise _failure(url, what) from error
     except requests.exceptions.RequestException as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _failure(url, f"cannot be reached ({reason:.200})") from error
+        raise _failure(url, f"cannot be reached ({first_line(error)})") from error
 
 
 def _blocks(answer: "requests.Response", url: str, size: int) -> Iterator[bytes]:

@@ -1,5 +1,8 @@
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -8,6 +11,8 @@ import larq_nobn
 from larq_nobn import UserError, zoo
 from larq_nobn.cli import COMMANDS, main
 from larq_nobn.training.evaluation import evaluate
+
+ROOT = str(Path(larq_nobn.__file__).parents[1])
 
 
 def one_line(capsys):
@@ -134,3 +139,105 @@ def test_list_prints_every_network(capsys, monkeypatch):
     row = next(x for x in lines if x.startswith("| abnet18 | free | cifar |"))
     # 16 binary 3x3 convolutions, 13 of 37.75 M MACs and (at stride 2) 3 of half that.
     assert "| 547 M |" in row
+
+
+# --- Nothing foreign ------------------------------------------------------------------
+
+
+def _version_into(stdout):
+    return subprocess.Popen(
+        [sys.executable, "-m", "larq_nobn", "--version"],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ROOT, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+
+
+def test_a_full_disk_at_the_last_flush_is_said():
+    with Path("/dev/full").open("w") as full:
+        process = _version_into(full)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert error.startswith("larq-nobn: error: No space left on device. Fix: check")
+    assert error.count("\n") == 1
+
+
+def test_a_reader_that_is_gone_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = _version_into(writing)
+    os.close(writing)
+    _, error = process.communicate(timeout=120)
+    assert (process.returncode, error) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"),
+    [(["train", "digits_reactnet18", "--out", "x"], True), (["weights"], False)],
+)
+def test_interrupted(arguments, goes_on, monkeypatch, capsys):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    module = f"larq_nobn.cli.{arguments[0]}_command.run"
+    monkeypatch.setattr(module, interrupt)
+    assert main(arguments) == 130
+    assert ("--resume" in one_line(capsys)) == goes_on
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("learning_rate=1e400", "`learning_rate` must be from .*=inf"),
+        (f"learning_rate={10**400}", "`learning_rate` must be from"),
+        (f"seed={2**63}", "`seed` must be from"),
+        (f"epochs={10**400}", "`epochs` must be from"),
+        (f"width={'9' * 5000}", "`width` must be of type int"),
+        (f"stem={'[' * 5000}", "`stem` must be one of"),
+        (r"stem='\x1b[31mred\x00'", r"stem=.*x1b\[31mred"),
+        (f"stem={'x' * 100_000}", r"x \[...\] x.* Fix: choose"),
+    ],
+)
+def test_strange_settings_are_one_clean_line(setting, message, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    arguments = ["train", "digits_reactnet18", "--out", out, "--set", setting]
+    assert main(arguments) == 2
+    line = one_line(capsys)
+    assert re.search(message, line)
+    assert line.isprintable()
+    assert len(line) < 6000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--seed", "9" * 400], "invalid int value"),
+        (["train", "r", "--out", "x", "--checkpoint-minutes", "1e400"], "float value"),
+        (["inspect", "a\0b"], "arguments cannot contain NUL"),
+        (["fl\x1b[31my"], r"fl\\x1b\[31my|fl.x1b"),
+    ],
+)
+def test_strange_arguments_are_one_clean_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    line = one_line(capsys)
+    assert re.search(message, line)
+    assert line.isprintable()
+
+
+def test_escape_sequences_in_messages():
+    error = UserError("`x` must be\x1b[2J", got="a\rb\x07\udc80", fix="\u202eno")
+    assert str(error).isprintable()
+    assert str(error).startswith("`x` must be\\x1b[2J. Received: a\\rb\\x07\\udc80")
+
+
+def test_models_need_the_images_size(tmp_path, capsys):
+    model = zoo.create_model("xnornet18", stem="cifar", width=2, num_classes=10)
+    path = tmp_path / "m.keras"
+    model.save(path)
+    message = "A model for digits must take images of (8, 8, 1). Received: input (32,"
+    for command in ("probe", "evaluate"):
+        assert main([command, str(path), "--data", "digits"]) == 2
+        assert message in one_line(capsys)

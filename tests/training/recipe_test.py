@@ -53,7 +53,7 @@ def test_settings_are_parsed_as_literals():
         ({"epochs": 0}, r"`epochs` must be above 0"),
         ({"learning_rate": "fast"}, r"`learning_rate` must be of type float"),
         ({"learning_rate": -1.0}, r"`learning_rate` must be above 0"),
-        ({"learning_rate": float("nan")}, r"`learning_rate` must be above 0"),
+        ({"learning_rate": float("nan")}, r"`learning_rate` must be from"),
         ({"label_smoothing": 1.0}, r"`label_smoothing` must be .*below 1"),
         ({"ema": 1.0}, r"`ema` must be .*below 1"),
         ({"teacher_weight": 2.0}, r"`teacher_weight` must be .*at most 1"),
@@ -66,6 +66,9 @@ def test_settings_are_parsed_as_literals():
         ({"schedule": "step"}, r"`schedule` must be one of 'linear', 'cosine'"),
         ({"padding": "edge"}, r"`padding` must be one of 'zero', 'reflect'"),
         ({"precision": "int8"}, r"`precision` must be one of 'float32'"),
+        ({"seed": 2**32}, r"`seed` must be from .* Received: seed=4294967296"),
+        ({"learning_rate": float("inf")}, r"`learning_rate` must be from .*=inf"),
+        ({"epochs": 10**5000}, r"Received: epochs=a int that is too long to print"),
         ({"surrogate": "relu"}, r"`surrogate` must be one of None, 'approx_sign'"),
     ],
 )
@@ -93,6 +96,11 @@ def test_recipe_is_frozen():
         ("unknown.py", "import no_such_module", "ModuleNotFoundError"),
         ("empty.py", "", "RECIPE is NoneType"),
         ("dict.py", "RECIPE = {}", "RECIPE is dict"),
+        ("exit.py", "raise SystemExit(0)", "exit.py, SystemExit: 0. Fix"),
+        ("zero.py", "1 / 0", "zero.py, ZeroDivisionError: division by zero"),
+        ("own.py", "class E(BaseException): pass\nraise E", "own.py, E: E"),
+        ("nul.py", "\0", "nul.py, (SyntaxError|ValueError): "),
+        ("deep.py", "(" * 1000 + ")" * 1000, "deep.py, (Syntax|Memory|Recursion)"),
     ],
 )
 def test_wrong_recipe_file(tmp_path, name, content, message):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from larq_nobn._errors import UserError
+from larq_nobn._errors import UserError, first_line
 from larq_nobn._files import DAMAGE
 from larq_nobn.weights.arrays import read_npz
 
@@ -136,10 +136,9 @@ def _check_archive(path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return UserError(
         "A PyTorch checkpoint must be readable",
-        got=f"{path}: {reason:.200}",
+        got=f"{path}: {first_line(error)}",
         fix="download it again",
     )
 
