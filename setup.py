@@ -66,7 +66,7 @@ setup(
         "numpy>=1.26,<2",
         "filelock>=3.12,<5",
         "h5py>=3.10",
-        "requests>=2.31",
+        "requests>=2.32",
         "tqdm>=4.66",
         "urllib3>=2.1",
     ],

@@ -148,18 +148,59 @@ def together(number: int) -> Callable:
     return answer
 
 
-def redirect_in_a_loop(handler, content: bytes) -> None:
+def drip_headers(handler, content: bytes) -> None:
+    """A byte of a header now and then."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    for _ in range(600):
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+def endless_continue(handler, content: bytes) -> None:
+    """Nothing but "go on"."""
+    for _ in range(600):
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 10)
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+def _redirect(handler, target: str, length: int) -> None:
     handler.send_response(302)
-    handler.send_header("Location", handler.path)
-    handler.send_header("Content-Length", "0")
+    handler.send_header("Location", target)
+    handler.send_header("Content-Length", str(length))
     handler.end_headers()
+
+
+def redirect_with_a_dripping_body(handler, content: bytes) -> None:
+    """The file itself comes at once; nobody needs the body in front of it."""
+    _redirect(handler, "/b.npz", 1000)
+    for _ in range(600):
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+def redirect_with_an_endless_body(handler, content: bytes) -> None:
+    _redirect(handler, "/b.npz", 1 << 40)
+    for _ in range(100_000):
+        handler.wfile.write(b"x" * 65536)
+
+
+def redirect_to_nowhere(handler, content: bytes) -> None:
+    _redirect(handler, "http://[", 0)
+
+
+def redirect_to_a_broken_port(handler, content: bytes) -> None:
+    _redirect(handler, "http://127.0.0.1:99999999/", 0)
+
+
+def redirect_in_a_loop(handler, content: bytes) -> None:
+    _redirect(handler, handler.path, 0)
 
 
 def redirect_to_a_file(handler, content: bytes) -> None:
-    handler.send_response(302)
-    handler.send_header("Location", "file:///etc/hostname")
-    handler.send_header("Content-Length", "0")
-    handler.end_headers()
+    _redirect(handler, "file:///etc/hostname", 0)
 
 
 def html(handler, content: bytes) -> None:

@@ -59,12 +59,15 @@ def published(name: str):
     Returns:
         A `Card` and a path or dataset; `None` twice if it is no published model.
     """
+    from larq_nobn.weights.bundle import CARD, check_sizes
     from larq_nobn.weights.card import read_card
-    from larq_nobn.weights.registry import CARD, is_bundle, survey
+    from larq_nobn.weights.registry import is_bundle, survey
 
     path = Path(name)
     if is_bundle(path):
-        return read_card(path / CARD), path
+        card = read_card(path / CARD)
+        check_sizes(path, card)
+        return card, path
     if not path.exists():
         for found in survey()[0]:
             if found.card.folder_name == name:

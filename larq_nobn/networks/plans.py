@@ -46,6 +46,13 @@ class ResNet:
         """The product of all strides."""
         return (4 if stem == "imagenet" else 1) * 2 ** (len(self.units) - 1)
 
+    def least_weights(self) -> int:
+        """How many weights there are at least, known without building the network."""
+        channels = [self.width * 2**stage for stage in range(len(self.units))]
+        # The first convolution of a stage reads half of the channels.
+        halves = [2 * count * self.convs - 1 for count in self.units]
+        return sum(9 * c**2 * n // 2 for c, n in zip(channels, halves, strict=True))
+
     def features(self, x: tf.Tensor, network: NetworkSpec) -> tf.Tensor:
         """Apply everything but the head."""
         config = BlockConfig(network, self.react, self.add_and_bit)
@@ -106,6 +113,11 @@ class MobileNet:
     def stride(self, stem: str) -> int:
         """The product of all strides."""
         return (2 if stem == "imagenet" else 1) * 2 ** self.strides().count(2)
+
+    def least_weights(self) -> int:
+        """How many weights there are at least, known without building the network."""
+        blocks = zip((1, *self.multiples), self.multiples, strict=False)
+        return sum((9 * old + new) * old * self.width**2 for old, new in blocks)
 
     def features(self, x: tf.Tensor, network: NetworkSpec) -> tf.Tensor:
         """Apply everything but the head."""

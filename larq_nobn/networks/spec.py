@@ -37,6 +37,9 @@ class Plan(Protocol):
     def stride(self, stem: str) -> int:
         """The product of all strides."""
 
+    def least_weights(self) -> int:
+        """How many weights there are at least, known without building the network."""
+
     def features(self, x: tf.Tensor, network: "NetworkSpec") -> tf.Tensor:
         """Apply everything but the head."""
 
@@ -141,11 +144,14 @@ class NetworkSpec:
             fits = False
         if not fits:
             hint = ", or use the CIFAR stem" if self.stem == "imagenet" else ""
+            fix = f"resize or crop the images to a multiple of {stride}{hint}"
+            if not isinstance(given, list | tuple) or len(given) != 3:
+                fix = "give three numbers, the channels last, such as (32, 32, 3)"
             raise UserError(
                 "`input_shape` must be (height, width, channels), height and width "
                 f"multiples of {stride} (the product of the network's strides) or None",
                 got=given,
-                fix=f"resize or crop the images to a multiple of {stride}{hint}",
+                fix=fix,
             )
         return shape
 

@@ -28,6 +28,8 @@ CARD = "card.json"
 INDEX = "index.json"
 _CLASSIFIER = "classifier/"
 _FOLDER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+# Each is asked for by a request of its own.
+_MOST_BUNDLES = 1000
 # Headers of an array in an .npz file.
 _ENTRY_BYTES = 1024
 
@@ -118,14 +120,29 @@ def verify(path: Path, file: WeightsFile) -> None:
         UserError: If size or SHA-256 differ.
         OSError: If there is no such file.
     """
-    size = path.stat().st_size
-    if size != file.size or sha256(path) != file.sha256:
-        raise UserError(
-            f"{path} must be the file that its card describes ({file.size:,} bytes, "
-            f"SHA-256 {file.sha256})",
-            got=f"another one, of {size:,} bytes",
-            fix="remove it and get it again",
-        )
+    if path.stat().st_size != file.size or sha256(path) != file.sha256:
+        raise _another(path, file)
+
+
+def check_sizes(folder: Path, card: Card) -> None:
+    """Check that files are as large as a card says, before its network is built.
+
+    Raises:
+        UserError: If one is not.
+    """
+    for file in card.files.values():
+        path = folder / file.name
+        if path.is_file() and path.stat().st_size != file.size:
+            raise _another(path, file)
+
+
+def _another(path: Path, file: WeightsFile) -> UserError:
+    return UserError(
+        f"{path} must be the file that its card describes ({file.size:,} bytes, "
+        f"SHA-256 {file.sha256})",
+        got=f"another one, of {path.stat().st_size:,} bytes",
+        fix="remove it and get it again",
+    )
 
 
 def load_weights(
@@ -283,16 +300,17 @@ def load_index(data: bytes, where: str) -> list[str]:
     try:
         content = json.loads(data)
         names = content["bundles"]
-        good = content["format"] == 1 and all(_is_folder_name(n) for n in names)
+        good = content["format"] == 1 and isinstance(names, list)
+        good = good and len(names) <= _MOST_BUNDLES and all(map(_is_folder_name, names))
     except (ValueError, KeyError, TypeError, RecursionError):
         good = False
     if not good:
         raise UserError(
-            f"{where} must be the index of a folder of bundles",
+            f"{where} must be the index of a folder of up to {_MOST_BUNDLES} bundles",
             got="something else",
             fix="write it again by publishing into that folder",
         )
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _is_folder_name(name: object) -> bool:

@@ -19,6 +19,9 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.npz")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATASET = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MOST_CLASSES = 100_000
+_MOST_BYTES = {"packed": 1 << 26, "full": 1 << 31}
+# Of a weight, packed and deflated, or in half precision.
+_LEAST_BYTES = {"packed": 1 / 32, "full": 1 / 2}
 # What cards do not say unless it differs: they are older than it.
 _LATER = {"units": None, "surrogate": None, "binary_activations": True}
 
@@ -199,7 +202,7 @@ def _card(content: Any) -> Card:
         redistributable=_checked(
             values["redistributable"], "redistributable", lambda v: isinstance(v, bool)
         ),
-        files=_files(values["files"]),
+        files=_files(values["files"], network),
     )
 
 
@@ -243,7 +246,7 @@ def _channel_values(
     return tuple(map(float, content))
 
 
-def _files(content: Any) -> dict[str, WeightsFile]:
+def _files(content: Any, network: NetworkSpec) -> dict[str, WeightsFile]:
     known = isinstance(content, dict) and content and set(content) <= set(KINDS)
     if not known:
         raise UserError(f"files other than {' and '.join(KINDS)}.")
@@ -258,7 +261,11 @@ def _files(content: Any) -> dict[str, WeightsFile]:
             )
         if not isinstance(file.sha256, str) or not _SHA256.fullmatch(file.sha256):
             raise UserError(f"sha256 {file.sha256!r}.")
-        _checked(file.size, "size", lambda v: _is_integer(v) and v > 0)
+        most = _MOST_BYTES[kind]
+        _checked(file.size, "size", lambda v, m=most: _is_integer(v) and 0 < v <= m)
+        # Before anybody builds it.
+        if network.plan.least_weights() * _LEAST_BYTES[kind] > file.size:
+            raise UserError(f"a network too wide for {file.size:,} bytes ({kind}).")
         files[kind] = file
     return files
 

@@ -2,11 +2,14 @@
 
 import os
 import re
+import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urljoin
 
 from larq_nobn._errors import UserError, first_line
 from larq_nobn._files import atomic_file, remove_temporaries, sha256
@@ -20,6 +23,7 @@ TIMEOUT_SECONDS = 20.0
 SLOWEST_BYTES_PER_SECOND = 10_000
 MOST_REDIRECTS = 5
 ATTEMPTS = 3
+_MISSING = (404, 410)
 _BLOCK = 1 << 16
 _STALE_SECONDS = 900.0
 
@@ -44,10 +48,10 @@ def get(url: str, max_bytes: int) -> bytes | None:
     """
     content = b""
     try:
-        with _answer(url) as answer:
-            if answer is None:
+        with _blocks(url, max_bytes) as (status, blocks):
+            if status in _MISSING:
                 return None
-            for block in _blocks(answer, url, max_bytes):
+            for block in blocks:
                 content += block
                 if len(content) > max_bytes:
                     break
@@ -77,8 +81,7 @@ def download(url: str, path: Path, size: int, digest: str) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A download that lives writes now and then, or gives up.
-        remove_temporaries(path.parent, time.time() - _STALE_SECONDS)
+        remove_stale(path.parent)
         with (
             atomic_file(path) as file,
             tqdm(
@@ -105,14 +108,14 @@ def _receive(url: str, file: BinaryIO, size: int, bar) -> None:
     for _ in range(ATTEMPTS):
         done = file.tell()
         try:
-            with _answer(url, done) as answer:
-                if answer is None:
+            with _blocks(url, size, done) as (status, blocks):
+                if status in _MISSING:
                     raise _failure(url, "does not have the file (HTTP 404)")
-                if done and answer.status_code != 206:
+                if done and status != 206:
                     done = file.seek(0)
                     file.truncate()
                     bar.reset()
-                for block in _blocks(answer, url, size):
+                for block in blocks:
                     done += file.write(block)
                     bar.update(len(block))
                     if done > size:
@@ -135,54 +138,137 @@ def _check(url: str, path: Path, size: int, digest: str) -> None:
         )
 
 
-@contextmanager
-def _answer(url: str, start: int = 0) -> Iterator["requests.Response | None"]:
-    """The server's answer, from byte `start`; `None` for "not found"."""
+class MirrorError(UserError):
+    """A server that cannot be reached, hangs or fails."""
+
+
+class _Deadline:
+    """Ends a request, redirects included, by closing its sockets."""
+
+    def __init__(self, seconds: float):
+        self.passed = False
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> "_Deadline":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._timer.cancel()
+
+    def _end(self) -> None:
+        self.passed = True
+        for connected in self._sockets:
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
+
+    def watch(self, connected: socket.socket) -> None:
+        """Add a socket."""
+        self._sockets.append(connected)
+        if self.passed:
+            self._end()
+
+
+def _session(deadline: _Deadline) -> "requests.Session":
+    """A session whose sockets are watched, and that leaves redirects to its user."""
     import requests
+
+    class Session(requests.Session):
+        def get_redirect_target(self, resp):
+            return None  # requests would read the whole body, whatever its size.
+
+    class Adapter(requests.adapters.HTTPAdapter):
+        def get_connection_with_tls_context(self, *args, **kwargs):
+            pool = super().get_connection_with_tls_context(*args, **kwargs)
+            pool.ConnectionCls = watched(pool.ConnectionCls)
+            return pool
+
+    def watched(kind):
+        class Connection(kind):
+            def connect(self):
+                super().connect()
+                deadline.watch(self.sock)
+
+        return Connection
+
+    session = Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, Adapter())
+    return session
+
+
+@contextmanager
+def _blocks(
+    url: str, size: int, start: int = 0
+) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """The server's answer, from byte `start`: its status, and the content in blocks."""
+    import requests
+    import urllib3
 
     # Compressed answers would unpack to unknown sizes.
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    try:
-        with requests.Session() as session:
-            session.max_redirects = MOST_REDIRECTS
-            with session.get(
-                url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS
-            ) as answer:
-                if answer.status_code in (404, 410):
-                    yield None
-                elif answer.status_code in (200, 206):
-                    yield answer
-                else:
-                    what = f"answers HTTP {answer.status_code} {answer.reason}"
-                    raise _failure(url, what)
-    except requests.exceptions.TooManyRedirects as error:
-        what = f"redirects more than {MOST_REDIRECTS} times"
-        raise _failure(url, what) from error
-    except requests.exceptions.Timeout as error:
-        what = f"does not answer within {TIMEOUT_SECONDS:g} seconds"
-        raise _failure(url, what) from error
-    except requests.exceptions.RequestException as error:
-        raise _failure(url, f"cannot be reached ({first_line(error)})") from error
+    seconds = TIMEOUT_SECONDS + size / SLOWEST_BYTES_PER_SECOND
+    with _Deadline(seconds) as deadline, _session(deadline) as session:
+        try:
+            answer = _follow(session, url, headers)
+        except requests.exceptions.Timeout as error:
+            what = f"does not answer within {TIMEOUT_SECONDS:g} seconds"
+            raise _failure(url, what) from error
+        except (
+            requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,
+            UnicodeError,
+        ) as error:
+            what = f"cannot be reached ({first_line(error)})"
+            raise _failure(url, "is too slow" if deadline.passed else what) from error
 
-
-def _blocks(answer: "requests.Response", url: str, size: int) -> Iterator[bytes]:
-    """The content as it comes in."""
-    import urllib3
-
-    deadline = time.monotonic() + TIMEOUT_SECONDS + size / SLOWEST_BYTES_PER_SECOND
-    try:
-        # Unlike requests' own iterator, this does not wait for a whole block.
-        while block := answer.raw.read1(_BLOCK, decode_content=False):
-            yield block
-            if time.monotonic() > deadline:
+        def blocks() -> Iterator[bytes]:
+            try:
+                # Unlike requests' own iterator, this does not wait for a whole block.
+                while block := answer.raw.read1(_BLOCK, decode_content=False):
+                    yield block
+            except urllib3.exceptions.ReadTimeoutError as error:
+                what = f"stops answering for {TIMEOUT_SECONDS:g} seconds"
+                raise _failure(url, what) from error
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                if not deadline.passed:
+                    raise _BrokenConnection from error
+            if deadline.passed:
                 raise _failure(url, "is too slow")
-    except urllib3.exceptions.ReadTimeoutError as error:
-        what = f"stops answering for {TIMEOUT_SECONDS:g} seconds"
-        raise _failure(url, what) from error
-    except urllib3.exceptions.HTTPError as error:
-        raise _BrokenConnection from error
+
+        with answer:
+            yield answer.status_code, blocks()
+
+
+def _follow(
+    session: "requests.Session", url: str, headers: dict
+) -> "requests.Response":
+    """Ask, and ask where redirects say; their bodies are not read."""
+    asked = url
+    for _ in range(MOST_REDIRECTS + 1):
+        answer = session.get(
+            asked,
+            headers=headers,
+            stream=True,
+            timeout=TIMEOUT_SECONDS,
+            allow_redirects=False,
+        )
+        if answer.status_code in (200, 206, *_MISSING):
+            return answer
+        answer.close()
+        target = answer.headers.get("Location")
+        if answer.status_code not in (301, 302, 303, 307, 308) or target is None:
+            what = f"answers HTTP {answer.status_code} {answer.reason}"
+            raise _failure(url, what)
+        try:
+            asked = urljoin(asked, target)
+        except ValueError as error:
+            raise _failure(url, f"redirects to {target!r:.200}") from error
+    raise _failure(url, f"redirects more than {MOST_REDIRECTS} times")
 
 
 def public(url: str) -> str:
@@ -191,9 +277,14 @@ def public(url: str) -> str:
 
 
 def _failure(url: str, what: str) -> UserError:
-    return UserError(
+    return MirrorError(
         "A mirror must serve its files",
         got=f"{public(url)} {what}",
         fix="check the address in LARQ_NOBN_ZOO and the network (proxies are taken "
         "from HTTPS_PROXY), or try again later",
     )
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what killed downloads left behind; one that lives writes now and then."""
+    remove_temporaries(folder, time.time() - _STALE_SECONDS)

@@ -11,7 +11,7 @@ from urllib.request import url2pathname
 
 import tensorflow as tf
 
-from larq_nobn._errors import UserError
+from larq_nobn._errors import UserError, first_line
 from larq_nobn._files import write_json
 from larq_nobn._shipped import shipped
 from larq_nobn._tables import format_table
@@ -33,6 +33,7 @@ from larq_nobn.weights.card import (
     read_card,
 )
 
+_MOST_FAILURES = 3
 PACKAGED = shipped("zoo")
 
 
@@ -125,7 +126,12 @@ class Folder:
 
     def survey(self, problems: list[str]) -> Iterator[Published]:
         """All bundles; what is wrong with others goes into `problems`."""
-        for path in self._cards():
+        try:
+            paths = list(self._cards())
+        except OSError as error:
+            problems.append(f"{self.where}: {first_line(error)}")
+            return
+        for path in paths:
             try:
                 yield Published(read_card(path), str(path.parent))
             except (UserError, OSError) as error:
@@ -177,15 +183,27 @@ class Mirror:
             return
         try:
             data = download.get(self._url(INDEX), MAX_CARD_BYTES)
-            names = [] if data is None else load_index(data, self._shown(INDEX))
             if data is None:
                 problems.append(f"{self.where} has no {INDEX}, so it cannot be listed.")
-            for name in names:
-                card = self._read_card(name)
-                if card is not None:
-                    yield Published(card, self._shown(name))
+                return
+            names = load_index(data, self._shown(INDEX))
         except UserError as error:
             problems.append(str(error))
+            return
+        failures = 0
+        for name in names:
+            try:
+                card = self._read_card(name)
+            except UserError as error:
+                problems.append(str(error))
+                # One that hangs does so for each of its cards.
+                failures += isinstance(error, download.MirrorError)
+                if failures == _MOST_FAILURES:
+                    problems.append(f"{self.where} was asked no further.")
+                    return
+                continue
+            if card is not None:
+                yield Published(card, self._shown(name))
 
     def find(
         self, network: NetworkSpec, dataset: str, problems: list[str]
@@ -232,6 +250,8 @@ class Mirror:
         if file is None or card.folder_name != name:
             raise no_such_file(card, kind, self._shown(card.folder_name))
         check_size(model, card, file)
+        for other in self.cache.parent.glob("*/*"):
+            download.remove_stale(other)
         download.download(
             f"{url}/{file.name}", folder / file.name, file.size, file.sha256
         )
@@ -241,11 +261,21 @@ class Mirror:
 
 
 def cache_folder() -> Path:
-    """The user's cache: `LARQ_NOBN_CACHE`, or `~/.cache/larq_nobn`."""
-    if folder := os.environ.get("LARQ_NOBN_CACHE"):
-        return Path(folder).expanduser()
+    """The user's cache: `LARQ_NOBN_CACHE`, or `~/.cache/larq_nobn`.
+
+    Raises:
+        UserError: If there is no home folder for it.
+    """
+    folder = os.environ.get("LARQ_NOBN_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "larq_nobn"
+    try:
+        return Path(folder or f"{base}/larq_nobn").expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            "Weights need a cache folder",
+            got=f"{folder or base}: {first_line(error)}",
+            fix="set LARQ_NOBN_CACHE to a folder",
+        ) from error
 
 
 def sources(problems: list[str]) -> list[Folder | Mirror]:
@@ -257,19 +287,26 @@ def sources(problems: list[str]) -> list[Folder | Mirror]:
     """
     found: list[Folder | Mirror] = [Folder(PACKAGED)]
     for entry in split_entries(os.environ.get("LARQ_NOBN_ZOO", "")):
-        url = urlsplit(entry)
-        if url.scheme in ("http", "https"):
-            found.append(Mirror(entry))
-            continue
-        path = Path(url2pathname(url.path) if url.scheme == "file" else entry)
-        if path.expanduser().is_dir():
-            found.append(Folder(path.expanduser()))
-        else:
-            problems.append(
-                f"{entry} in LARQ_NOBN_ZOO is neither a folder nor a file://, http:// "
-                "or https:// URL."
-            )
-    return [*found, Cache(cache_folder())]
+        try:
+            found.append(_source(entry))
+        except (OSError, RuntimeError, ValueError) as error:
+            entry = download.public(entry)
+            problems.append(f"{entry} in LARQ_NOBN_ZOO: {first_line(error)}")
+    try:
+        return [*found, Cache(cache_folder())]
+    except UserError as error:
+        problems.append(str(error))
+        return found
+
+
+def _source(entry: str) -> Folder | Mirror:
+    url = urlsplit(entry)
+    if url.scheme in ("http", "https"):
+        return Mirror(entry)
+    path = Path(url2pathname(url.path) if url.scheme == "file" else entry).expanduser()
+    if not path.is_dir():
+        raise ValueError("neither a folder nor a file://, http:// or https:// URL")
+    return Folder(path)
 
 
 def split_entries(value: str) -> list[str]:

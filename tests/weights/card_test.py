@@ -30,7 +30,7 @@ CARD = Card(
     origin={"title": "a test"},
     license="Apache-2.0",
     redistributable=True,
-    files={"packed": WeightsFile("packed.npz", 12, "0" * 64)},
+    files={"packed": WeightsFile("packed.npz", 2_000_000, "0" * 64)},
 )
 
 

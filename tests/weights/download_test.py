@@ -76,6 +76,8 @@ def test_begun_again_without_ranges(files, target):
         (behaviour.cut, r"sends 256,000 of 512,000 bytes, in 3 attempts"),
         (behaviour.redirect_in_a_loop, "redirects more than 5 times"),
         (behaviour.redirect_to_a_file, "cannot be reached .*No connection adapters"),
+        (behaviour.redirect_to_nowhere, r"redirects to 'http://\["),
+        (behaviour.redirect_to_a_broken_port, "cannot be reached"),
         (behaviour.html, r"sends 43 of 512,000 bytes"),
         (behaviour.server_error, "answers HTTP 503"),
         (behaviour.oversized, "sends more than the 512,000 bytes announced"),
@@ -96,6 +98,8 @@ def test_misbehaving_server(files, target, misbehaviour, message):
         (behaviour.hang, "does not answer within 0.3 seconds"),
         (behaviour.hang_in_the_middle, "stops answering for 0.3 seconds"),
         (behaviour.drip, "is too slow"),
+        (behaviour.drip_headers, "is too slow"),
+        (behaviour.endless_continue, "is too slow"),
     ],
 )
 def test_slow_server(files, target, monkeypatch, misbehaviour, message):
@@ -107,6 +111,19 @@ def test_slow_server(files, target, monkeypatch, misbehaviour, message):
         fetch(files, target)
     assert time.monotonic() - start < 10
     assert nothing_left(target)
+
+
+@pytest.mark.parametrize(
+    "misbehaviour",
+    [behaviour.redirect_with_a_dripping_body, behaviour.redirect_with_an_endless_body],
+)
+def test_bodies_of_redirects_are_not_read(files, target, misbehaviour):
+    (files.folder / "b.npz").write_bytes(CONTENT)
+    files.misbehave["a.npz"] = misbehaviour
+    start = time.monotonic()
+    fetch(files, target)
+    assert target.read_bytes() == CONTENT
+    assert time.monotonic() - start < 10
 
 
 def test_no_server(target):
