@@ -48,7 +48,7 @@ def fold_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
             is inside another layer or does not normalize the last axis.
 
     Example:
-        >>> inference = fold_batch_norm(larq_zoo.sota.QuickNet(weights="imagenet"))
+        >>> inference = fold_batch_norm(larq_zoo.sota.QuickNetSmall(weights=None))
     """
     graph = Graph(model)
     norms = [call for call in graph.calls if is_batch_norm(call.layer)]

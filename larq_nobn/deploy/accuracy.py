@@ -47,7 +47,7 @@ def accuracy(
         UserError: If the images do not fit, or it is no TFLite file.
 
     Example:
-        >>> accuracy(model, convert(model), test_dataset)  # doctest: +SKIP
+        >>> accuracy(model, convert(model), [(images, labels)])
     """
     # The indirect kernels compute the same whole numbers, on x86 much faster.
     runner = Runner(content, indirect=True)

@@ -122,7 +122,7 @@ def benchmark(
         UserError: If an argument is wrong, or the model cannot be exported.
 
     Example:
-        >>> print(benchmark(zoo.ReActNet18NoBN(), contenders=["lce", "keras"]))
+        >>> print(benchmark(model, contenders=["lce", "keras"], threads=[1]))
     """
     for contender in contenders:
         if contender not in CONTENDERS:

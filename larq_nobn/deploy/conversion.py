@@ -45,7 +45,7 @@ def convert(
         UserError: If the model cannot be converted exactly; the message says why.
 
     Example:
-        >>> content = convert(zoo.create_model("reactnet18", stem="cifar"))
+        >>> content = convert(model)
         >>> pathlib.Path("model.tflite").write_bytes(content)
     """
     one_of("float_weights", float_weights, FLOAT_WEIGHTS)

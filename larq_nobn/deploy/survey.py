@@ -149,7 +149,7 @@ def check_all(
             has float layers that should be binary.
 
     Example:
-        >>> for finding in check_all(zoo_networks(), lambda model: images):
+        >>> for finding in check_all([("mine", model)], lambda model: images):
         ...     print(finding.row)
     """
     failed = []

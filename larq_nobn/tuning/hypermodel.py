@@ -126,9 +126,10 @@ class ReActNetHyperModel(keras_tuner.HyperModel):
         UserError: If an argument is wrong, or a range is impossible.
 
     Example:
-        >>> hypermodel = ReActNetHyperModel(width=16, alpha=(0.1, 0.5), surrogate=None)
-        >>> tuner = keras_tuner.Hyperband(hypermodel, objective="val_accuracy")
-        >>> tuner.search(images, labels, validation_split=0.2, epochs=9)
+        >>> hypermodel = ReActNetHyperModel(width=16, units=1, alpha=(0.1, 0.5))
+        >>> tuner = keras_tuner.RandomSearch(
+        ...     hypermodel, objective="val_accuracy", max_trials=20)
+        >>> tuner.search_space_summary()  # then search(images, labels, ...)
     """
 
     def __init__(

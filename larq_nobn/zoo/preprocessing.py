@@ -28,8 +28,9 @@ def preprocess_input(
             channels does not fit.
 
     Example:
-        >>> model = zoo.ReActNetNoBN(weights="imagenet")
-        >>> predictions = model.predict(zoo.preprocess_input(images, model))
+        >>> model = zoo.ReActNet18NoBN(
+        ...     stem="cifar", num_classes=10, weights="cifar10")
+        >>> predictions = model.predict(zoo.preprocess_input(photos, model))
     """
     statistics = _description(dataset)
     mean, std = np.float32(statistics.mean), np.float32(statistics.std)
