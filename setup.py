@@ -73,8 +73,6 @@ setup(
     extras_require={
         "deploy": deploy,
         "tune": tune,
-        # Older ones can be made to run code from a checkpoint (CVE-2025-32434).
-        "torch": ["torch>=2.6"],
         "all": [*deploy, *tune],
     },
     entry_points={"console_scripts": ["larq-nobn = larq_nobn.cli:main"]},

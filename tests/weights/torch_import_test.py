@@ -110,13 +110,18 @@ def test_forms_of_checkpoints(build, name, form):
     _assert_holds(model, state)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "torch.bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "torch.bfloat16"])
 def test_half_precision(build, dtype):
     model = build()
     state = _state(model)
     if dtype == "float16":
         state = {key: value.astype(dtype) for key, value in state.items()}
         zoo.load_torch_state_dict(model, state)
+    elif dtype == "bfloat16":
+        half = tf.bfloat16.as_numpy_dtype
+        state = {key: value.astype(half) for key, value in state.items()}
+        zoo.load_torch_state_dict(model, state)
+        state = {key: value.astype(np.float32) for key, value in state.items()}
     else:
         state = {k: v.astype("float32") for k, v in state.items()}
         tensors = {key: _Tensor(value, dtype) for key, value in state.items()}

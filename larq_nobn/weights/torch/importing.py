@@ -99,7 +99,8 @@ def import_checkpoint(
     arithmetic in NumPy, in float64 on two random images, before anything is written.
 
     Args:
-        path: A file of torch.save (needs PyTorch), or an `.npz` file of its arrays.
+        path: A file of torch.save, or an `.npz` file of its arrays. PyTorch is not
+            needed.
         model: The network, as in `create_model`. Its width is read off the checkpoint.
         norm: `"free"`, `"batch"` or `"none"`.
         dataset: `"imagenet"`, `"cifar10"`, `"cifar100"` or `"digits"`.

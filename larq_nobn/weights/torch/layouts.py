@@ -260,6 +260,8 @@ def unwrap_state_dict(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
             # NumPy has no bfloat16.
             value = value.float() if "bfloat16" in str(value.dtype) else value
         array = np.asarray(value)
+        if array.dtype == tf.bfloat16.as_numpy_dtype:
+            array = array.astype(np.float32)
         if not isinstance(key, str) or array.dtype.kind not in "fiub":
             raise UserError(
                 "`state_dict` must map names to arrays of numbers",
