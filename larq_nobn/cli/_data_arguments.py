@@ -35,3 +35,13 @@ def add_data_dir_argument(parser) -> None:
         help="tensorflow-datasets folder; of imagenet also one with train/CLASS and "
         "val/CLASS",
     )
+
+
+def test_batches(args, limit: int | None, batch_size: int):
+    """Preprocessed test images of `--data`, at most `limit`, and labels, in batches."""
+    from larq_nobn.training.data import load_images
+    from larq_nobn.training.streamed import broken_pictures_named
+
+    images = load_images(args.data, args.data_dir, limit)
+    with broken_pictures_named(images):
+        yield from images.test_batches(batch_size).as_numpy_iterator()

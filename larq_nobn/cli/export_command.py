@@ -4,7 +4,7 @@ import itertools
 
 from larq_nobn._files import out_path
 from larq_nobn.cli import _model_argument
-from larq_nobn.cli._data_arguments import add_data_arguments
+from larq_nobn.cli._data_arguments import add_data_arguments, test_batches
 
 HELP = "convert a model for Larq Compute Engine (or plain TFLite) and check the file"
 
@@ -106,7 +106,7 @@ def _export(args) -> None:
     if args.check:
         _check(args, model, content)
     if args.accuracy is not None:
-        batches = _test_batches(args, args.accuracy)
+        batches = test_batches(args, args.accuracy or None, 64)
         found = accuracy(model, content, batches, progress=True)
         print(
             f"top-1 on {found.images} {args.data} test images: model "
@@ -149,15 +149,7 @@ def _real_images(args):
 
     if args.data is None:
         return None
-    return np.concatenate([images for images, _ in _test_batches(args, args.check)])
-
-
-def _test_batches(args, count: int):
-    """`count` preprocessed test images (0: all) and their labels, in batches."""
-    from larq_nobn.training.data import load_images
-
-    images = load_images(args.data, args.data_dir, count or None)
-    return images.test_batches(64).as_numpy_iterator()
+    return np.concatenate([images for images, _ in test_batches(args, args.check, 64)])
 
 
 def _check_all(args) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from larq_nobn._files import out_path
 from larq_nobn.cli import _model_argument
-from larq_nobn.cli._data_arguments import add_data_arguments
+from larq_nobn.cli._data_arguments import add_data_arguments, test_batches
 
 HELP = "measure mean and variance of activations per block, and draw them"
 
@@ -29,7 +29,7 @@ def run(args) -> None:
 
     measured = {}
     for title, model, trained in _models(args.model, args.unsafe):
-        images = _images(model, args.data, args.data_dir)
+        images = _images(model, args)
         # Untrained batch norms have no statistics but the batch's.
         measured[title] = signal_propagation(model, images, training=not trained)
     rows = max(measured.values(), key=len)
@@ -55,17 +55,15 @@ def _models(names, unsafe):
             yield f"{name}, {norm}", model, False
 
 
-def _images(model, dataset, data_dir):
+def _images(model, args):
     import numpy as np
 
     from larq_nobn._errors import UserError
-    from larq_nobn.training import data
     from larq_nobn.training.evaluation import check_input
 
-    if dataset is not None:
-        check_input(model, dataset)
-        images, _ = next(iter(data.load_images(dataset, data_dir).test_batches(64)))
-        return images
+    if args.data is not None:
+        check_input(model, args.data)
+        return next(test_batches(args, None, 64))[0]
     if len(model.inputs) != 1:
         raise UserError(
             "A probe needs a model with one input",

@@ -2,7 +2,7 @@
 
 from larq_nobn._files import out_path
 from larq_nobn.cli import _model_argument
-from larq_nobn.cli._data_arguments import add_data_arguments
+from larq_nobn.cli._data_arguments import add_data_arguments, test_batches
 
 HELP = "take batch norm out of a network: to train without it, or folded for inference"
 
@@ -63,10 +63,9 @@ def run(args) -> None:
 
 
 def _images(model, args):
-    from larq_nobn.training import data
     from larq_nobn.training.evaluation import check_input
 
     if args.data is None:
         return None
     check_input(model, args.data)
-    return next(iter(data.load_images(args.data, args.data_dir).test_batches(64)))[0]
+    return next(test_batches(args, None, 64))[0]

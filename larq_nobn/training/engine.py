@@ -31,6 +31,7 @@ from larq_nobn.training.distribution import (
 from larq_nobn.training.folder import History, RunFolder
 from larq_nobn.training.progress import Progress
 from larq_nobn.training.recipe import Recipe
+from larq_nobn.training.streamed import broken_pictures_named
 from larq_nobn.training.trainer import Teacher, Trainer, load_teacher
 from larq_nobn.weights import load
 from larq_nobn.weights.transfer import assign_checked, named_weights, weights_sha256
@@ -89,7 +90,7 @@ def train(
             return result
         if images is None:
             images = data.load_images(recipe.dataset, data_dir, recipe.limit)
-        with watch_workers(strategy):
+        with watch_workers(strategy), broken_pictures_named(images):
             run = _Run(recipe, folder, images, strategy, verbose, trace)
             if distribute != "multiworker":
                 run.checkpoint_seconds = 60 * checkpoint_minutes

@@ -7,6 +7,7 @@ from tqdm import tqdm
 from larq_nobn._errors import UserError, one_of
 from larq_nobn.datasets import DATASETS
 from larq_nobn.training import data
+from larq_nobn.training.streamed import broken_pictures_named
 
 
 def check_input(model: tf.keras.Model, dataset: str) -> None:
@@ -65,10 +66,11 @@ def evaluate(
     infer = tf.function(lambda x: model(x, training=False))
     hits = np.zeros(2)
     count = 0
-    for x, y in tqdm(images.test_batches(200), unit="batch", disable=not verbose):
-        scores, labels = infer(x).numpy(), y.numpy().argmax(axis=1)
-        best = np.argsort(-scores, axis=1)[:, :5] == labels[:, None]
-        hits += [best[:, 0].sum(), best.any(axis=1).sum()]
-        count += len(labels)
+    with broken_pictures_named(images):
+        for x, y in tqdm(images.test_batches(200), unit="batch", disable=not verbose):
+            scores, labels = infer(x).numpy(), y.numpy().argmax(axis=1)
+            best = np.argsort(-scores, axis=1)[:, :5] == labels[:, None]
+            hits += [best[:, 0].sum(), best.any(axis=1).sum()]
+            count += len(labels)
     top1, top5 = (100 * hits / count).tolist()
     return {"top1": top1, "top5": top5, "images": count}

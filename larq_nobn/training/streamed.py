@@ -3,14 +3,15 @@
 Deterministic under a seed.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from larq_nobn._errors import UserError
+from larq_nobn._errors import UserError, first_line
 from larq_nobn.datasets import DATASETS, Dataset
 from larq_nobn.training.pipeline import (
     augmentation_seed,
@@ -44,12 +45,14 @@ class StreamedImages:
         test: The validation part.
         train_size: Number of training images.
         name: Its name in `datasets.DATASETS`.
+        files: The pictures' files, if each is one.
     """
 
     train: Callable[[int], tf.data.Dataset]
     test: tf.data.Dataset
     train_size: int
     name: str
+    files: tuple[str, ...] = ()
 
     @property
     def row(self) -> Dataset:
@@ -104,6 +107,33 @@ class StreamedImages:
             .batch(batch_size)
             .prefetch(tf.data.AUTOTUNE)
         )
+
+
+@contextlib.contextmanager
+def broken_pictures_named(images: object) -> Iterator[None]:
+    """Say which picture it is that TensorFlow cannot read, in whatever goes over them.
+
+    Args:
+        images: The data set.
+
+    Raises:
+        UserError: In place of TensorFlow's error, if one of the files is the cause.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        for path in getattr(images, "files", ()):
+            try:
+                encoded = tf.io.read_file(path)
+                tf.io.extract_jpeg_shape(encoded)
+                tf.io.decode_jpeg(encoded, channels=3)
+            except tf.errors.OpError as cause:
+                raise UserError(
+                    "Every picture must be a readable JPEG",
+                    got=f"{path}: {first_line(cause)}",
+                    fix="replace it, or remove it",
+                ) from error
+        raise
 
 
 def augmented_crop(
@@ -222,6 +252,7 @@ def _from_folders(name: str, folder: Path, limit: int | None) -> StreamedImages:
         labels = [classes.index(Path(path).parent.name) for path in paths]
         parts.append((np.array(paths), np.array(labels, np.int64)))
     (paths, labels), test = parts
+    validation = map(str, test[0])
 
     def read(path, label):
         return tf.io.read_file(path), label
@@ -232,4 +263,5 @@ def _from_folders(name: str, folder: Path, limit: int | None) -> StreamedImages:
         return examples.map(read, tf.data.AUTOTUNE, deterministic=True)
 
     test = tf.data.Dataset.from_tensor_slices(test).map(read, tf.data.AUTOTUNE)
-    return StreamedImages(train, test, len(paths), name)
+    files = (*map(str, paths), *validation)
+    return StreamedImages(train, test, len(paths), name, files)

@@ -5,7 +5,7 @@ import tensorflow as tf
 from larq_nobn import UserError, zoo
 from larq_nobn.datasets import DATASETS, Dataset, class_names, usual_stem
 from larq_nobn.training import Recipe, data
-from larq_nobn.training.streamed import open_streamed
+from larq_nobn.training.streamed import broken_pictures_named, open_streamed
 
 SEED = tf.constant([3, 5], tf.int64)
 
@@ -233,3 +233,15 @@ def test_a_row_is_all_that_another_data_set_needs(imagenet_folder, monkeypatch):
     )
     assert class_names("mine")[:2] == (("0", "0"), ("1", "1"))
     assert usual_stem("mine") == usual_stem("unknown") == "cifar"
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"half", b"\x89PNG\r\n\x1a\n"])
+def test_a_broken_picture_is_named(imagenet_folder, content, capsys):
+    path = sorted((imagenet_folder / "val").glob("*/*"))[2]
+    if content == b"half":
+        content = path.read_bytes()[:-20]
+    path.write_bytes(content)
+    images = open_streamed("imagenet", str(imagenet_folder))
+    message = rf"must be a readable JPEG. Received: {path}: .* Fix: replace it"
+    with pytest.raises(UserError, match=message), broken_pictures_named(images):
+        list(images.test_batches(2))

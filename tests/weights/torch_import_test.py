@@ -233,3 +233,26 @@ def test_models_without_a_published_twin(name):
         UserError, match=r"Only models of larq_nobn\.zoo .*Fix: build one"
     ):
         zoo.load_torch_state_dict(model, {})
+
+
+@pytest.mark.parametrize("error", [TypeError, RuntimeError, NotImplementedError])
+def test_tensors_that_numpy_has_not(build, error):
+    """What PyTorch raises for float8, quantized, sparse and meta tensors."""
+
+    class Strange:
+        dtype = "torch.float8_e4m3fn"
+
+        def detach(self):
+            return self
+
+        def cpu(self):
+            return self
+
+        def __array__(self, *args, **kwargs):
+            raise error("no numpy")
+
+    model = build()
+    state = {**_state(model), CONV: Strange()}
+    message = f"must hold dense tensors .*{CONV}' of torch.float8_e4m3fn .no numpy"
+    with pytest.raises(UserError, match=message):
+        zoo.load_torch_state_dict(model, state)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from larq_nobn._errors import UserError
+from larq_nobn._errors import UserError, first_line
 from larq_nobn.networks import MobileNet, ResNet, place_of
 from larq_nobn.weights.transfer import assign_checked
 
@@ -255,11 +255,20 @@ def unwrap_state_dict(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
         )
     arrays = {}
     for key, value in state_dict.items():
-        if hasattr(value, "detach"):
-            value = value.detach().cpu()
-            # NumPy has no bfloat16.
-            value = value.float() if "bfloat16" in str(value.dtype) else value
-        array = np.asarray(value)
+        try:
+            if hasattr(value, "detach"):
+                value = value.detach().cpu()
+                # NumPy has no bfloat16.
+                value = value.float() if "bfloat16" in str(value.dtype) else value
+            array = np.asarray(value)
+        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            # Quantized, sparse, float8 and meta tensors.
+            raise UserError(
+                "`state_dict` must hold dense tensors of numbers",
+                got=f"{key!r} of {getattr(value, 'dtype', type(value).__name__)} "
+                f"({first_line(error)})",
+                fix="save them by tensor.dequantize(), .to_dense() or .float()",
+            ) from error
         if array.dtype == tf.bfloat16.as_numpy_dtype:
             array = array.astype(np.float32)
         if not isinstance(key, str) or array.dtype.kind not in "fiub":

@@ -83,7 +83,10 @@ def best_top1(content: Mapping[str, Any]) -> float | None:
     value = content.get("best_top1_acc")
     if value is None:
         return None
-    value = np.asarray(value.item() if hasattr(value, "item") else value)
+    try:
+        value = np.asarray(value.item() if hasattr(value, "item") else value)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None
     good = value.dtype.kind in "fi" and value.size == 1 and 0 <= value.item() <= 100
     # Stored in float32: 91.94000244140625.
     return round(float(value.item()), 4) if good else None
