@@ -66,6 +66,7 @@ setup(
         "numpy>=1.26,<2",
         "filelock>=3.12,<5",
         "h5py>=3.10",
+        "huggingface_hub>=1,<3",
         "requests>=2.32",
         "tqdm>=4.66",
         "urllib3>=2.1",

@@ -61,7 +61,8 @@ def published(name: str):
     """
     from larq_nobn.weights.bundle import CARD, check_sizes
     from larq_nobn.weights.card import read_card
-    from larq_nobn.weights.registry import is_bundle, survey
+    from larq_nobn.weights.choosing import card_named
+    from larq_nobn.weights.registry import is_bundle
 
     path = Path(name)
     if is_bundle(path):
@@ -69,7 +70,6 @@ def published(name: str):
         check_sizes(path, card)
         return card, path
     if not path.exists():
-        for found in survey()[0]:
-            if found.card.folder_name == name:
-                return found.card, found.dataset
+        if (card := card_named(name)) is not None:
+            return card, card.dataset
     return None, None

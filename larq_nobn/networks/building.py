@@ -15,6 +15,7 @@ def build(
     input_tensor: tf.Tensor | None = None,
     include_top: bool = True,
     classifier_activation: str | Callable | None = "softmax",
+    pooling: str | None = None,
 ) -> tf.keras.Model:
     """Build a network, with random weights.
 
@@ -23,6 +24,7 @@ def build(
         input_tensor: Keras tensor to use as input, of the network's `input_shape`.
         include_top: As in `zoo.create_model`.
         classifier_activation: Activation on top; `None` gives logits.
+        pooling: As in `zoo.create_model`.
 
     Returns:
         A functional `tf.keras.Model`.
@@ -35,11 +37,20 @@ def build(
     if image is None:
         image = tf.keras.Input(network.input_shape, name="image")
     x = network.plan.features(image, network)
+    one_of("pooling", pooling, (None, *_POOLINGS), fix="None for the feature map")
+    if not include_top and pooling is not None:
+        x = _POOLINGS[pooling](name="pool")(x)
     if include_top:
         x = _head(x, network.num_classes, classifier_activation)
     if input_tensor is not None:
         image = tf.keras.utils.get_source_inputs(image)
     return FusedModel(image, x, name=_model_name(network.name, network.norm))
+
+
+_POOLINGS = {
+    "avg": tf.keras.layers.GlobalAveragePooling2D,
+    "max": tf.keras.layers.GlobalMaxPooling2D,
+}
 
 
 def name_and_norm(model: tf.keras.Model) -> tuple[str, str] | None:

@@ -12,7 +12,7 @@ from larq_nobn._files import DAMAGE
 from larq_nobn._model_files import open_weights
 from larq_nobn.datasets import DATASETS
 from larq_nobn.networks import NetworkSpec
-from larq_nobn.weights import registry
+from larq_nobn.weights import hub, registry
 from larq_nobn.weights.bundle import load_weights
 from larq_nobn.weights.torch.reading import looks_like_torch
 from larq_nobn.weights.transfer import assign_checked, check_fit, named_weights
@@ -43,6 +43,10 @@ def load(
             got=f"weights={weights!r}",
             fix="None for random initialization",
         )
+    if str(weights).startswith(hub.SCHEME):
+        folder, kind = hub.bundle(str(weights))
+        registry.load_folder(model, folder, network, include_top, kind)
+        return
     path = Path(weights)
     if registry.is_name(weights) and (
         # A folder of data next to the program often has the dataset's name.

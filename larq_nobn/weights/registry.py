@@ -2,7 +2,7 @@
 
 In this order: the bundles inside the installed package; the folders and mirrors in the
 environment variable `LARQ_NOBN_ZOO`, the first match wins; the user's cache, which
-holds what was downloaded or imported before.
+holds what was downloaded or imported before; the published checkpoints on the hub.
 """
 
 import warnings
@@ -21,6 +21,7 @@ from larq_nobn.weights.card import (
     is_dataset_name,
     read_card,
 )
+from larq_nobn.weights.hub import Hub
 from larq_nobn.weights.sources import PublishedList, open_file, sources
 
 
@@ -53,7 +54,7 @@ def load(
     dataset = next((d for d in DATASETS if folder_name(network, d) == name), name)
     problems: list[str] = []
     missing: UserError | None = None
-    for source in sources(problems):
+    for source in [*sources(problems), Hub()]:
         found = source.find(network, dataset, problems)
         if found is None:
             continue
@@ -64,6 +65,9 @@ def load(
             problems.append(str(error))
             missing = missing or UserError(str(error))
             continue
+        if isinstance(source, Hub):
+            # What the cache has of the same checkpoint needs no latent weights.
+            problems = [p for p in problems if p != str(missing)]
         _warn(problems)
         _load(model, path, card, network, include_top)
         return
@@ -76,7 +80,11 @@ def is_bundle(path: Path) -> bool:
 
 
 def load_folder(
-    model: tf.keras.Model, folder: Path, network: NetworkSpec, include_top: bool
+    model: tf.keras.Model,
+    folder: Path,
+    network: NetworkSpec,
+    include_top: bool,
+    kind: str | None = None,
 ) -> None:
     """Load the weights of one bundle.
 
@@ -85,6 +93,7 @@ def load_folder(
         folder: The bundle.
         network: What the model is.
         include_top: Whether the model has a classifier.
+        kind: `"packed"` or `"full"`; by default the first that is there.
 
     Raises:
         UserError: If the bundle is damaged, or for another network.
@@ -99,7 +108,7 @@ def load_folder(
         )
     kinds = [kind for kind in KINDS if kind in card.files]
     there = [kind for kind in kinds if (folder / card.files[kind].name).is_file()]
-    card, path = open_file(folder, card, (there or kinds)[0])
+    card, path = open_file(folder, card, kind or (there or kinds)[0])
     _load(model, path, card, network, include_top)
 
 
@@ -144,6 +153,8 @@ def survey() -> tuple[PublishedList, list[str]]:
     found = PublishedList(
         p for source in sources(problems) for p in source.survey(problems)
     )
+    there = {published.card.folder_name for published in found}
+    found += [p for p in Hub().survey(problems) if p.card.folder_name not in there]
     return found, problems
 
 

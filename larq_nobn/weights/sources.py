@@ -83,11 +83,14 @@ class Published:
     @property
     def row(self) -> tuple[str, ...]:
         """The model as a row of a table under `PublishedList.HEADER`."""
-        metrics = self.card.metrics.items()
+        metrics = [f"{name} {value:.2f} %" for name, value in self.card.metrics.items()]
+        published = self.card.origin.get("top1 as published")
+        if published and not metrics:
+            metrics = [f"top1 {published} (as published)"]
         return (
             self.card.folder_name,
             self.dataset,
-            ", ".join(f"{name} {value:.2f} %" for name, value in metrics) or "-",
+            ", ".join(metrics) or "-",
             f"{self.size / 1e6:.2f} MB",
             self.where,
         )

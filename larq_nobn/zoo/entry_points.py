@@ -14,8 +14,10 @@ _NORMS = {
 }
 _DOC = """{title} {norm}.
 
+    What is `None` is what the weights are for; see `create_model`.
+
     Args:
-        input_shape: Height, width and channels; see `create_model`.
+        input_shape: Height, width and channels.
         input_tensor: Keras tensor to use as input.
         weights: `None`, the name of a dataset (`"imagenet"`), or a path.
         include_top: Whether to end in pooling and the classifier.
@@ -25,6 +27,8 @@ _DOC = """{title} {norm}.
         binary_weights: `True` for binary activations and weights (the paper's step 2),
             `False` for binary activations only (step 1).
         stem: `"imagenet"` (strided) or `"cifar"`.
+        width: Channels of the first stage.
+        pooling: `"avg"`, `"max"` or `None`, for a network without top.
 
     Returns:
         A functional `tf.keras.Model`. Equal to
@@ -46,28 +50,33 @@ _ARGUMENTS = (
     "alpha",
     "binary_weights",
     "stem",
+    "width",
+    "pooling",
 )
 _SIGNATURE = inspect.signature(create_model)
-_SIGNATURE = _SIGNATURE.replace(
-    parameters=[_SIGNATURE.parameters[name] for name in _ARGUMENTS]
-)
+_PARAMETERS = {**_SIGNATURE.parameters}
+_PARAMETERS["weights"] = _PARAMETERS["weights"].replace(default=None)
+_SIGNATURE = _SIGNATURE.replace(parameters=[_PARAMETERS[name] for name in _ARGUMENTS])
 
 
-def _entry_point(stem_name: str, title: str, name: str, norm_name: str) -> Callable:
-    suffix, norm = _NORMS[norm_name]
+def _entry_point(function: str, title: str, name: str, norm_name: str) -> Callable:
+    _, norm = _NORMS[norm_name]
 
     def build(*args, **kwargs) -> tf.keras.Model:
         arguments = _SIGNATURE.bind(*args, **kwargs).arguments
         return create_model(name, norm=norm_name, **arguments)
 
     build.__signature__ = _SIGNATURE
-    build.__name__ = build.__qualname__ = f"{stem_name}{suffix}"
+    build.__name__ = build.__qualname__ = function
     build.__doc__ = _DOC.format(title=title, norm=norm, name=name, norm_name=norm_name)
     return build
 
 
 def _family(stem_name: str, title: str, name: str) -> list[Callable]:
-    return [_entry_point(stem_name, title, name, norm) for norm in _NORMS]
+    return [
+        _entry_point(f"{stem_name}{suffix}", title, name, norm)
+        for norm, (suffix, _) in _NORMS.items()
+    ]
 
 
 ReActNetNoBN, ReActNetBN, ReActNetPlain = _family(
@@ -78,4 +87,10 @@ ReActNet18NoBN, ReActNet18BN, ReActNet18Plain = _family(
 )
 ReActNet34NoBN, ReActNet34BN, ReActNet34Plain = _family(
     "ReActNet34", "ReActNet-34 (arXiv 2003.03488 on the ResNet-34 plan)", "reactnet34"
+)
+ABNet18, ABNet34, ABNetA = (
+    _entry_point(
+        f"ABNet{suffix}", f"A&B BNN, {suffix} (arXiv 2403.03739)", name, "free"
+    )
+    for suffix, name in (("18", "abnet18"), ("34", "abnet34"), ("A", "abnet_a"))
 )

@@ -16,6 +16,7 @@ def _own_sources(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LARQ_NOBN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("larq_nobn.weights.sources.PACKAGED", tmp_path / "packaged")
+    monkeypatch.setattr("larq_nobn.weights.hub.CHECKPOINTS", ())
 
 
 @pytest.fixture(scope="session")

@@ -92,6 +92,8 @@ def import_checkpoint(
     license: str | None = None,
     classifier_dtype: str = "float32",
     overwrite: bool = False,
+    full: bool = True,
+    origin: Mapping[str, str] | None = None,
 ) -> Path:
     """Turn a published PyTorch checkpoint into a bundle.
 
@@ -113,6 +115,8 @@ def import_checkpoint(
         license: The weights' licence, if you know better than `PUBLISHERS`.
         classifier_dtype: Of the packed file, `"float32"` or `"float16"`.
         overwrite: Whether to replace a bundle of the same name.
+        full: Whether to keep the latent weights too, for more training.
+        origin: What else there is to say of where it comes from.
 
     Returns:
         The bundle's folder.
@@ -161,6 +165,7 @@ def import_checkpoint(
             "file": path.name if path.name.isprintable() else "",
             "sha256": sha256(path),
             "dtype": _dtype(content),
+            **(origin or {}),
         },
         license=license,
         redistributable=bool(license),
@@ -169,6 +174,7 @@ def import_checkpoint(
         built,
         card,
         cache_folder() / "zoo" if out is None else out_path(out),
+        full=full,
         classifier_dtype=classifier_dtype,
         overwrite=overwrite,
     )
