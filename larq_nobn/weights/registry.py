@@ -63,7 +63,8 @@ def load(
         except (UserError, OSError) as error:
             # The same bundle may be whole elsewhere: packages hold packed ones only.
             problems.append(str(error))
-            missing = missing or UserError(str(error))
+            if missing is None or isinstance(source, Hub):
+                missing = UserError(str(error))
             continue
         if isinstance(source, Hub):
             # What the cache has of the same checkpoint needs no latent weights.
