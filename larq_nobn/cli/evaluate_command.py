@@ -32,7 +32,13 @@ def run(args) -> None:
         f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % on "
         f"{result['images']} test images of {dataset}"
     )
-    if card is None or "top1" not in card.metrics or args.limit is not None:
+    if card is None or args.limit is not None:
+        return
+    if "top1" not in card.metrics:
+        published = card.origin.get("top1 as published")
+        if published:
+            difference = result["top1"] - float(published.split()[0])
+            print(f"published: {published} ({difference:+.2f})")
         return
     stated = card.metrics["top1"]
     if abs(stated - result["top1"]) > 0.05:
