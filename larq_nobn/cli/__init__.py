@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         try:
-            return _run(sys.argv[1:] if argv is None else argv)
+            args = _parse(sys.argv[1:] if argv is None else argv)
+            return 0 if args is None else _run(args)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error)
 
 
-def _run(argv: Sequence[str]) -> int:
+def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
+    """The arguments; `None` if there is nothing left to do."""
     parser = _Parser(
         prog="larq-nobn",
         description="Binary neural networks without batch normalization, for Keras.",
@@ -101,9 +103,13 @@ def _run(argv: Sequence[str]) -> int:
         from larq_nobn import __version__
 
         print(__version__)
-        return 0
+        return None
     if not hasattr(args, "run"):
         parser.error(f"a command is missing; one of {', '.join(COMMANDS)}")
+    return args
+
+
+def _run(args: argparse.Namespace) -> int:
     from larq_nobn._errors import UserError
 
     try:

@@ -158,6 +158,6 @@ def test_incomplete_run(run, tmp_path, capsys, name):
 def test_damaged_model(run, tmp_path):
     (run / "model.keras").write_bytes(b"PK\x03\x04")
     with pytest.raises(
-        UserError, match="must be a readable HDF5 weights file or Keras"
+        UserError, match="must be a readable HDF5 weights file or .keras"
     ):
         publish_run(run, tmp_path / "zoo")
