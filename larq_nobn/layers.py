@@ -10,7 +10,7 @@ from larq_nobn import ops
 from larq_nobn._errors import UserError
 from larq_nobn._keras2 import switch_off_autocast
 from larq_nobn._larq import ExtensibleQuantConv2D, has_metrics
-from larq_nobn._registration import register
+from larq_nobn._registration import register, register_layer
 from larq_nobn.constraints import check_gamma_and_eps
 from larq_nobn.quantizers import has_surrogate, is_channelwise
 
@@ -26,7 +26,7 @@ class _NamedWeights:
             super().build_from_config(config)
 
 
-@register
+@register_layer("Quant_conv2d")
 class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
     """Larq's `QuantConv2D` with one more padding: `"symmetric"`.
 
@@ -219,7 +219,7 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
         return config
 
 
-@register
+@register_layer("Scaled_ws_conv2d")
 class ScaledWSConv2D(QuantConv2D):
     r"""Quantized convolution with scaled weight standardization and a learned gain.
 
@@ -326,7 +326,7 @@ class ScaledWSConv2D(QuantConv2D):
         return {**super().get_config(), "gamma": self.gamma, "eps": self.eps}
 
 
-@register
+@register_layer("Learnable_bias")
 class LearnableBias(_NamedWeights, tf.keras.layers.Layer):
     """Add a trainable shift per channel: ReActNet's (arXiv 2003.03488) learnable bias.
 
@@ -364,7 +364,7 @@ class LearnableBias(_NamedWeights, tf.keras.layers.Layer):
         return {**super().get_config(), "initializer": initializer}
 
 
-@register
+@register_layer("Channel_affine")
 class ChannelAffine(_NamedWeights, tf.keras.layers.Layer):
     """Multiply by a factor and add an offset per channel: a batch norm at inference.
 
@@ -429,7 +429,7 @@ class RSign(_NamedWeights, lq.quantizers.Quantizer):
         return {**super().get_config(), "quantizer": quantizer}
 
 
-@register
+@register_layer("Rp_re_lu")
 class RPReLU(_NamedWeights, tf.keras.layers.Layer):
     r"""ReActNet's PReLU with shifts before and after.
 
@@ -498,7 +498,8 @@ class RPReLU(_NamedWeights, tf.keras.layers.Layer):
         }
 
 
-@register
+# It has no weights, so that there is no place of theirs to keep.
+@register_layer("Scale_by_constant")
 class Scale(tf.keras.layers.Layer):
     r"""Multiply by a constant: \\(\beta x\\), exact in every dtype.
 
@@ -530,7 +531,7 @@ class Scale(tf.keras.layers.Layer):
         return {**super().get_config(), "factor": self.factor}
 
 
-@register
+@register_layer("Scaled_add")
 class ScaledAdd(tf.keras.layers.Layer):
     r"""Join a residual branch and its shortcut: \\(\alpha f + r\\).
 
@@ -558,7 +559,7 @@ class ScaledAdd(tf.keras.layers.Layer):
         return {**super().get_config(), "alpha": self.alpha}
 
 
-@register
+@register_layer("Symmetric_max_pooling2d")
 class SymmetricMaxPooling2D(tf.keras.layers.MaxPooling2D):
     """Max pooling padded alike on both sides, as PyTorch's `padding=pool_size // 2`.
 
@@ -616,8 +617,8 @@ def _channels(layer: tf.keras.layers.Layer, input_shape) -> int:
     channels = tf.TensorShape(input_shape)[-1]
     if channels is None:
         raise UserError(
-            f"{type(layer).__name__} has weights per channel, so the last axis of its "
-            "input must be known",
+            f"{type(layer).__qualname__} has weights per channel, so the last axis of "
+            "its input must be known",
             got=f"input shape {tuple(input_shape)}",
             fix="give the input a fixed number of channels",
         )

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from larq_nobn.layers import (
+    ChannelAffine,
     LearnableBias,
     QuantConv2D,
     RPReLU,
@@ -542,6 +543,73 @@ def test_larqs_layers_stay_larqs(larqs, tmp_path):
         model.save(tmp_path / name)
         loaded = tf.keras.models.load_model(tmp_path / name)
         assert type(loaded.layers[0]) is larqs
+
+
+class _Twice(tf.keras.layers.Wrapper):
+    """A wrapper of a user's."""
+
+    def call(self, inputs):
+        return self.layer(inputs) * 2
+
+
+def _kinds(model):
+    """The classes of what the layers of a model wrap."""
+    layers = (getattr(layer, "layer", layer) for layer in model.layers)
+    return [type(getattr(layer, "layer", layer)) for layer in layers]
+
+
+WRAPPED = [
+    QuantConv2D(3, 3, padding="symmetric", input_quantizer="approx_sign"),
+    ScaledWSConv2D(3, 3, input_quantizer=RSign(), kernel_quantizer="scaled_sign"),
+    LearnableBias(),
+    ChannelAffine(),
+    RSign(),
+    RPReLU(),
+    Scale(0.5),
+    SymmetricMaxPooling2D(),
+    lq.layers.QuantConv2D(3, 3, input_quantizer="ste_sign"),
+]
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_wrapped_layers_load_as_they_were(name, tmp_path):
+    """Keras's wrappers look their layer up by the name of its class, and no more."""
+    x = image = tf.keras.Input((2, 6, 6, 3))
+    inside = tf.keras.Input((6, 6, 3))
+    pair = [WRAPPED[0](inside), WRAPPED[0](inside)]
+    with tf.keras.utils.custom_object_scope({"_Twice": _Twice}):
+        outputs = [
+            tf.keras.layers.TimeDistributed(type(layer).from_config(config))(x)
+            for layer in WRAPPED
+            for config in [layer.get_config()]
+        ]
+        model = tf.keras.Model(inside, ScaledAdd(0.2)(pair))
+        outputs.append(tf.keras.layers.TimeDistributed(model)(x))
+        outputs.append(tf.keras.layers.TimeDistributed(_Twice(Scale(0.3)))(x))
+        sequences = tf.keras.layers.Reshape((2, -1))(x)
+        rnn = tf.keras.layers.SimpleRNN(2, kernel_constraint="scaled_ws")
+        outputs.append(tf.keras.layers.Bidirectional(rnn)(sequences))
+        model = tf.keras.Model(image, outputs)
+        _randomize(model)
+        model.save(tmp_path / name)
+        loaded = tf.keras.models.load_model(tmp_path / name)
+    for kinds in zip(_kinds(loaded), _kinds(model), strict=True):
+        assert kinds[0] is kinds[1]
+    images = rng.normal(size=(3, *image.shape[1:])).astype("float32")
+    for y, expected in zip(loaded(images), model(images), strict=True):
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_of_others_are_not_taken_for_ours(tmp_path):
+    """A class of somebody else may be called like one of ours."""
+
+    class Scale(tf.keras.layers.Layer):
+        pass
+
+    model = tf.keras.Sequential([tf.keras.Input((3,)), Scale()])
+    model.save(tmp_path / "m.h5")
+    with pytest.raises(ValueError, match="Unknown layer: 'Scale'"):
+        tf.keras.models.load_model(tmp_path / "m.h5")
 
 
 @pytest.mark.parametrize(
