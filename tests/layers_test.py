@@ -6,6 +6,7 @@ import oracles
 import pytest
 import tensorflow as tf
 
+from larq_nobn import UserError
 from larq_nobn.layers import (
     ChannelAffine,
     LearnableBias,
@@ -220,6 +221,110 @@ def test_larq_sees_the_binary_kernel():
     profile = lq.models.ModelProfile(model)
     assert profile.op_count("mac", 1) == 6 * 6 * 3 * 3 * 3 * 4
     assert profile.weight_count(bitwidth=1) == 3 * 3 * 3 * 4
+
+
+@pytest.mark.parametrize("quantizer", ["scaled_sign", "magnitude_aware_sign", None])
+@pytest.mark.parametrize("how", ["get_weights", "m.h5", "m.keras", "w.weights.h5", "w"])
+def test_weights_saved_in_larqs_scope_are_the_same_network(quantizer, how, tmp_path):
+    model = tf.keras.Sequential(
+        [
+            tf.keras.Input((6, 6, 3)),
+            ScaledWSConv2D(
+                4, 3, input_quantizer="approx_sign", kernel_quantizer=quantizer
+            ),
+            QuantConv2D(2, 1, kernel_quantizer="scaled_sign"),
+        ]
+    )
+    _randomize(model)
+    x = rng.normal(size=(5, 6, 6, 3)).astype("float32")
+    expected = model(x)
+    convolves = model.layers[0].kernel_view()(model.layers[0].kernel)
+    again = tf.keras.models.clone_model(model)
+    with lq.context.quantized_scope(True):
+        # A tensor there is what is computed with.
+        np.testing.assert_array_equal(
+            tf.convert_to_tensor(model.layers[0].gain),
+            model.layers[0].gain.latent_variable,
+        )
+        if how == "get_weights":
+            again.set_weights(model.get_weights())
+        elif how.startswith("m"):
+            model.save(tmp_path / how)
+            again = tf.keras.models.load_model(tmp_path / how)
+        else:
+            model.save_weights(tmp_path / how)
+            again.load_weights(tmp_path / how)
+    np.testing.assert_allclose(again(x), expected, rtol=1e-3, atol=1e-4)
+    if how != "w" and quantizer:  # TensorFlow's checkpoints are of latent weights.
+        np.testing.assert_allclose(again.layers[0].kernel, convolves, rtol=1e-6)
+
+
+def test_a_kernel_that_cannot_be_saved_quantized():
+    layer = ScaledWSConv2D(4, 3, kernel_quantizer=tf.exp)
+    layer.build((None, 6, 6, 3))
+    layer.get_weights()
+    with (
+        lq.context.quantized_scope(True),
+        pytest.raises(ValueError, match=r"again.*Fix: save outside of lq\.context"),
+    ):
+        layer.get_weights()
+
+
+@pytest.mark.parametrize("cls", [QuantConv2D, ScaledWSConv2D])
+@pytest.mark.parametrize("width", [6, 8])
+def test_channels_first(cls, width):
+    """XLA convolves it on CPUs; the width may happen to be the number of filters."""
+    kwargs = {
+        "padding": "symmetric",
+        "input_quantizer": "approx_sign",
+        "kernel_quantizer": "scaled_sign",
+    }
+    first = cls(6, 3, data_format="channels_first", **kwargs)
+    last = cls(6, 3, data_format="channels_last", **kwargs)
+    x = tf.constant(rng.normal(size=(2, 4, width, width)), tf.float32)
+    turned = tf.transpose(x, [0, 2, 3, 1])
+    first.build(x.shape)
+    last.build(turned.shape)
+    first.kernel.assign(rng.normal(size=first.kernel.shape))
+    last.set_weights(first.get_weights())
+    call = tf.function(first, jit_compile=True)
+    for training in (False, True):
+        y = tf.transpose(call(x, training=training), [0, 2, 3, 1])
+        expected = last(turned, training=training)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_thresholds_of_channels_first_are_refused():
+    layer = QuantConv2D(6, 3, data_format="channels_first", input_quantizer=RSign())
+    with pytest.raises(ValueError, match=r"last axis.*Fix: use data_format='ch"):
+        layer.build((None, 4, 8, 8))
+
+
+@pytest.mark.parametrize("cls", [QuantConv2D, ScaledWSConv2D])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_integers_are_refused(cls, dtype):
+    images = tf.ones((1, 8, 8, 3), dtype)
+    with pytest.raises(TypeError, match=rf"dtype {dtype}. Fix: tf.cast\(images"):
+        cls(4, 3, input_quantizer="approx_sign")(images)
+    with pytest.raises(TypeError, match=rf"dtype {dtype}. Fix: tf.cast\(images"):
+        cls(4, 3)(tf.keras.Input((8, 8, 3), dtype=dtype))
+
+
+@pytest.mark.parametrize("argument", ["input_quantizer", "kernel_quantizer"])
+@pytest.mark.parametrize("value", ["aprox_sign", 3])
+def test_quantizers_must_be_known(argument, value):
+    message = f"`{argument}` must be .*'approx_sign', .*'scaled_sign'.*Fix: choose"
+    with pytest.raises(UserError, match=message):
+        QuantConv2D(4, 3, **{argument: value})
+    with pytest.raises(UserError, match="`quantizer` must be a quantizer"):
+        RSign(value)
+
+
+@pytest.mark.parametrize("cls", [Scale, ScaledAdd])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "2", None, True])
+def test_factors_must_be_finite_numbers(cls, value):
+    with pytest.raises(UserError, match="must be a finite number"):
+        cls(value)
 
 
 # Not float16: there the gradient is dy / eps, too, but that is more than it can hold.
