@@ -11,9 +11,10 @@ from larq_nobn._keras2 import OuterOptimizer, is_variable, unchecked_learning_ra
 class GradientTransformation(OuterOptimizer):
     """A Keras optimizer that transforms gradients and lets another one apply them.
 
-    Learning rate, iterations, slots and moving averages are the inner optimizer's. In a
-    distribution strategy gradients are summed over the replicas first, so that every
-    replica transforms the same gradient.
+    Learning rate, iterations, slots, moving averages and all else that Keras documents
+    on an optimizer are the inner one's, set after construction too. In a distribution
+    strategy gradients are summed over the replicas first, so that every replica
+    transforms the same gradient.
 
     Args:
         optimizer: A Keras optimizer or its name.
@@ -24,15 +25,7 @@ class GradientTransformation(OuterOptimizer):
     """
 
     def __init__(self, optimizer, name: str):
-        optimizer = _check_optimizer(optimizer, type(self).__name__)
-        super().__init__(
-            optimizer,
-            name,
-            use_ema=optimizer.use_ema,
-            ema_momentum=optimizer.ema_momentum,
-            ema_overwrite_frequency=optimizer.ema_overwrite_frequency,
-            jit_compile=optimizer.jit_compile,
-        )
+        super().__init__(_check_optimizer(optimizer, type(self).__name__), name)
 
     def transform(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
         """Return the gradient to apply. Implemented by each transformation.
@@ -151,6 +144,26 @@ class GradientTransformation(OuterOptimizer):
     def variables(self):
         """The inner optimizer's variables."""
         return self._optimizer.variables
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None) -> None:
+        """Choose what the inner optimizer's weight decay leaves alone."""
+        self._optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    def aggregate_gradients(self, grads_and_vars):
+        """Sum gradients over the replicas, as the inner optimizer does."""
+        return self._optimizer.aggregate_gradients(grads_and_vars)
+
+    def compute_gradients(self, loss, var_list, tape=None):
+        """Compute gradients, as the inner optimizer does."""
+        return self._optimizer.compute_gradients(loss, var_list, tape)
+
+    def add_variable(self, *args, **kwargs) -> tf.Variable:
+        """Add a variable to the inner optimizer's state."""
+        return self._optimizer.add_variable(*args, **kwargs)
+
+    def add_variable_from_reference(self, *args, **kwargs) -> tf.Variable:
+        """Add a variable to the inner optimizer's state."""
+        return self._optimizer.add_variable_from_reference(*args, **kwargs)
 
     def set_weights(self, weights) -> None:
         """Set the inner optimizer's state (used by Keras to load HDF5 files)."""

@@ -67,10 +67,10 @@ class AdaptiveGradientClipping(GradientTransformation):
     ):
         check_number("clip_factor", clip_factor, "0.02 is the paper's choice")
         check_number("eps", eps, "1e-3 is the papers' choice")
-        super().__init__(optimizer, name)
         self.clip_factor = float(clip_factor)
         self.eps = float(eps)
         self.track_clipping = bool(track_clipping)
+        super().__init__(optimizer, name)
         self._exclude = VariableSelection("exclude", exclude)
         # In a namespace, so that monitoring is no part of the saved state.
         self._clipped = SimpleNamespace(counters={})
@@ -266,9 +266,9 @@ class CoupledWeightDecay(GradientTransformation):
     ):
         check_number("weight_decay", weight_decay, "1e-5 is the paper's", zero=True)
         decayed = VariableSelection("variables", variables)
-        super().__init__(optimizer, name)
-        # Keras's own attribute of that name would decay a second time.
+        # `weight_decay` is the inner optimizer's, which is decoupled.
         self.coupled_weight_decay = float(weight_decay)
+        super().__init__(optimizer, name)
         self._decayed = decayed
 
     def build(self, var_list: Sequence[tf.Variable]) -> None:

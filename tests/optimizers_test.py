@@ -642,6 +642,127 @@ def test_backup_and_restore(tmp_path):
     _assert_same(again.get_weights(), expected.get_weights(), 1e-5)
 
 
+# --- Attributes of the inner optimizer ------------------------------------------------
+
+WRAPPED = {
+    "clipping": lambda inner: AdaptiveGradientClipping(inner, clip_factor=1e3),
+    "decay": lambda inner: CoupledWeightDecay(inner, 0.1, []),
+    "nested": lambda inner: AdaptiveGradientClipping(
+        CoupledWeightDecay(inner, 0.1, []), clip_factor=1e3
+    ),
+    "twice": lambda inner: AdaptiveGradientClipping(
+        AdaptiveGradientClipping(inner, clip_factor=1e3), clip_factor=1e4
+    ),
+}
+WITH_DECAY = {
+    "Adam": keras_optimizers.Adam,
+    "AdamW": keras_optimizers.AdamW,
+    "SGD": keras_optimizers.SGD,
+    "FusedAdam": FusedAdam,
+}
+SETTINGS = {
+    "weight_decay": 0.5,
+    "clipnorm": 1e-3,
+    "global_clipnorm": 1e-3,
+    "clipvalue": 1e-3,
+    "use_ema": True,
+    "ema_momentum": 0.5,
+    "ema_overwrite_frequency": 2,
+    "jit_compile": True,
+}
+
+
+def _two_steps(optimizer, model):
+    """Weights after two steps, and with the moving averages in their place."""
+    results = []
+    for _ in range(2):
+        gradients = _gradients(model)
+        optimizer.apply_gradients(
+            zip(gradients, model.trainable_variables, strict=True)
+        )
+    results += model.get_weights()
+    optimizer.finalize_variable_values(model.trainable_variables)
+    return results + model.get_weights()
+
+
+@pytest.mark.parametrize("inner", WITH_DECAY)
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_excluded_from_weight_decay(wrapper, inner):
+    plain, wrapped = (WITH_DECAY[inner](0.1, weight_decay=0.5) for _ in range(2))
+    wrapped = WRAPPED[wrapper](wrapped)
+    assert wrapped.weight_decay == 0.5
+    results = []
+    for optimizer in (plain, wrapped):
+        model = _model()
+        kernel = model.layers[0].kernel
+        optimizer.exclude_from_weight_decay(var_list=[kernel], var_names=["bias"])
+        zeros = [tf.zeros_like(v) for v in model.trainable_variables]
+        before = model.get_weights()
+        optimizer.apply_gradients(zip(zeros, model.trainable_variables, strict=True))
+        moved = [
+            np.any(a != b) for a, b in zip(model.get_weights(), before, strict=True)
+        ]
+        assert moved == [False, False, True, False, True, False]
+        results.append(model.get_weights())
+    _assert_same(*results)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("inner", ["AdamW", "FusedAdam"])
+@pytest.mark.parametrize("wrapper", ["clipping", "decay", "nested"])
+def test_settings_reach_the_inner_optimizer(wrapper, inner, setting):
+    """Set after construction, as Keras allows."""
+    results = []
+    for wrap in (lambda optimizer: optimizer, WRAPPED[wrapper]):
+        plain = WITH_DECAY[inner](0.1)
+        optimizer = wrap(plain)
+        if setting.startswith("ema_"):
+            optimizer.use_ema = True
+        setattr(optimizer, setting, SETTINGS[setting])
+        assert getattr(optimizer, setting) == SETTINGS[setting]
+        assert getattr(plain, setting) == SETTINGS[setting]
+        model = _model()
+        results.append(_two_steps(optimizer, model))
+    _assert_same(*results)
+
+
+def test_what_keras_documents_reaches_the_inner_optimizer():
+    """Own are only what this class sets, and what must see all gradients."""
+    inner = keras_optimizers.SGD(0.1, momentum=0.5)
+    optimizer = WRAPPED["nested"](inner)
+    for name, value in vars(inner).items():
+        if not name.startswith("_") and name != "name":
+            assert getattr(optimizer, name) is value
+    optimizer.momentum = 0.9
+    optimizer.learning_rate = 0.2
+    assert inner.momentum == 0.9
+    assert inner.learning_rate is optimizer.lr
+    np.testing.assert_allclose(inner.learning_rate, 0.2)
+    documented = {
+        name
+        for name, value in vars(keras_optimizers.Optimizer.__base__).items()
+        if not name.startswith("_") and not isinstance(value, classmethod)
+    }
+    own = {name for cls in type(optimizer).__mro__[:3] for name in vars(cls)}
+    # It applies what `compute_gradients` gives.
+    assert documented - own == {"minimize"}
+    slot = optimizer.add_variable([2], name="slot")
+    assert inner.variables[-1] is slot
+    with pytest.raises(AttributeError, match="no attribute 'momentums'"):
+        optimizer.momentums  # noqa: B018
+
+
+def test_attributes_of_the_wrapper_are_its_own():
+    inner = AdaptiveGradientClipping("sgd", clip_factor=0.5, name="inner")
+    outer = AdaptiveGradientClipping(inner, clip_factor=0.1, name="outer")
+    assert (inner.clip_factor, outer.clip_factor) == (0.5, 0.1)
+    outer.clip_factor = 0.2
+    outer.name = "other"
+    assert (inner.clip_factor, inner.name) == (0.5, "inner")
+    decay = CoupledWeightDecay(keras_optimizers.AdamW(weight_decay=0.5), 0.1, [])
+    assert (decay.weight_decay, decay.get_config()["weight_decay"]) == (0.5, 0.1)
+
+
 # --- Selection ------------------------------------------------------------------------
 
 
