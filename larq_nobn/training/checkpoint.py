@@ -46,14 +46,20 @@ def save_checkpoint(folder: Path, number: int, checkpoint: Checkpoint) -> None:
     content = buffer.getvalue()
     arrays = folder / f"{number:08d}.npz"
     write_atomically(arrays, content)
-    digest = hashlib.sha256(content).hexdigest()
     # The description comes last: a checkpoint without one does not exist.
-    write_json(
-        arrays.with_suffix(".json"), {**checkpoint.meta, "arrays_sha256": digest}
-    )
+    digest = _digest(checkpoint.meta, content)
+    write_json(arrays.with_suffix(".json"), {**checkpoint.meta, "sha256": digest})
     for old in _descriptions(folder)[:-KEEP]:
         old.unlink()
         old.with_suffix(".npz").unlink(missing_ok=True)
+
+
+def _digest(meta: dict[str, Any], arrays: bytes) -> str:
+    """Of the arrays' bytes, and of what the description says, however it is written."""
+    description = json.loads(json.dumps(meta))
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    digest.update(arrays)
+    return digest.hexdigest()
 
 
 def _descriptions(folder: Path) -> list[Path]:
@@ -73,9 +79,17 @@ def load_latest(folder: Path) -> Checkpoint | None:
     for description in reversed(_descriptions(folder)):
         try:
             meta = json.loads(description.read_text())
+            if not isinstance(meta, dict):
+                raise ValueError("its description is no JSON object")
             path = description.with_suffix(".npz")
             content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != meta.pop("arrays_sha256"):
+            if "arrays_sha256" in meta:  # Written before descriptions had one.
+                expected = meta.pop("arrays_sha256")
+                digest = hashlib.sha256(content).hexdigest()
+            else:
+                expected = meta.pop("sha256")
+                digest = _digest(meta, content)
+            if digest != expected:
                 raise ValueError("its SHA-256 does not match")
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}

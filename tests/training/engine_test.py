@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import resource
@@ -416,6 +417,37 @@ class TestCheckpoint:
         loaded = load_latest(tmp_path)
         np.testing.assert_array_equal(loaded.arrays["a"], np.ones(5))
         assert "checkpoint 00000002" in capsys.readouterr().err
+
+    def test_no_altered_description_is_trusted(self, tmp_path):
+        self.save(tmp_path, 1)
+        arrays = {"a": np.ones(5, np.float32)}
+        meta = {"step": 2, "epoch": 2, "best": 0.25, "history": {"step1": [{"x": 1}]}}
+        save_checkpoint(tmp_path, 2, Checkpoint(arrays, meta))
+        path = tmp_path / "00000002.json"
+        content = path.read_bytes()
+        altered = [content.replace(b'"epoch": 2', b'"epoch": 0')]
+        rng = np.random.default_rng(0)
+        for _ in range(500):
+            new = bytearray(content)
+            place = rng.integers(len(new))
+            if rng.random() < 0.5:
+                new[place] = rng.integers(32, 127)
+            else:
+                del new[place : place + rng.integers(1, 20)]
+            altered.append(bytes(new))
+        for new in altered:
+            path.write_bytes(new)
+            assert load_latest(tmp_path).meta in (meta, {"step": 1}), new
+        path.write_bytes(altered[0])
+        assert load_latest(tmp_path).meta == {"step": 1}
+
+    def test_checkpoints_without_a_digest_of_their_description(self, tmp_path):
+        """Earlier versions wrote such; their runs go on."""
+        self.save(tmp_path, 1)
+        digest = hashlib.sha256((tmp_path / "00000001.npz").read_bytes()).hexdigest()
+        description = {"step": 1, "arrays_sha256": digest}
+        (tmp_path / "00000001.json").write_text(json.dumps(description))
+        assert load_latest(tmp_path).meta == {"step": 1}
 
     def test_none(self, tmp_path):
         assert load_latest(tmp_path) is None
