@@ -140,12 +140,16 @@ class NetworkSpec:
         except (TypeError, ValueError, OverflowError):
             fits = False
         if not fits:
-            hint = ", or use the CIFAR stem" if self.stem == "imagenet" else ""
+            fix = f"resize or crop the images to a multiple of {stride}"
+            if self.stem == "imagenet":
+                fix += ", or use the CIFAR stem"
+            if isinstance(given, tuple | list) and len(given) == 2:
+                fix = f"say the channels, too: ({given[0]}, {given[1]}, 3)"
             raise UserError(
                 "`input_shape` must be (height, width, channels), height and width "
                 f"multiples of {stride} (the product of the network's strides) or None",
                 got=given,
-                fix=f"resize or crop the images to a multiple of {stride}{hint}",
+                fix=fix,
             )
         return shape
 

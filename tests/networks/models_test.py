@@ -519,7 +519,7 @@ def test_saves_and_loads(tiny, name, norm, file, tmp_path):
         ),
         (
             {"input_shape": (8, 8)},
-            r"`input_shape` must be \(height, width, chan.*\(8, 8\)",
+            r"`input_shape` must be \(height, width, chan.*Fix: say .*\(8, 8, 3\)",
         ),
         ({"input_shape": (8, 8, None)}, r"`input_shape` must be .*\(8, 8, None\)"),
         ({"input_shape": (0, 8, 3)}, r"`input_shape` must be .*\(0, 8, 3\)"),
