@@ -90,7 +90,13 @@ def one_of(
 
 
 def check_number(
-    what: str, value: Any, fix: str, *, kind: type = float, zero: bool = False
+    what: str,
+    value: Any,
+    fix: str,
+    *,
+    kind: type = float,
+    zero: bool = False,
+    negative: bool = False,
 ) -> None:
     """Check that a value is a number above 0, and finite.
 
@@ -100,6 +106,7 @@ def check_number(
         fix: What to do.
         kind: `float` for any real number, `int` for whole ones.
         zero: Whether 0 is fine too.
+        negative: Whether 0 and negative ones are, too.
 
     Raises:
         UserError: If it is something else.
@@ -107,9 +114,11 @@ def check_number(
     wanted = numbers.Integral if kind is int else numbers.Real
     is_number = isinstance(value, wanted) and not isinstance(value, bool)
     most = _LARGEST[kind]
-    if not is_number or not (0 < value <= most or (zero and value == 0)):
+    low = -most if negative else 0
+    if not is_number or not (low < value <= most or (zero and value == 0)):
         noun = "integer" if kind is int else "number"
         rule = f"a {noun}, 0 or more" if zero else f"a positive {noun}"
+        rule = f"a finite {noun}" if negative else rule
         raise UserError(
             f"`{what}` must be {rule}", got=f"{what}={shown(value)}", fix=fix
         )

@@ -208,15 +208,36 @@ def moments_of(
 class OuterOptimizer(tf.keras.optimizers.Optimizer):
     """A Keras optimizer that has no state but that of the one inside of it.
 
+    Public attributes are those of the one inside, read and set, but for `name`, for
+    what a class defines and for what it sets before it calls this constructor.
+
     Args:
         optimizer: The one inside.
         name: Its name.
-        **kwargs: As in Keras.
     """
 
-    def __init__(self, optimizer: tf.keras.optimizers.Optimizer, name: str, **kwargs):
+    def __init__(self, optimizer: tf.keras.optimizers.Optimizer, name: str):
+        own = {"name", *vars(self)}
+        super().__init__(name=name)
+        for attribute in {*vars(self)} - own:
+            if not attribute.startswith("_"):
+                delattr(self, attribute)
+        # SavedModel looks for a counter by this name.
+        self._iterations = optimizer.iterations
         self._optimizer = optimizer
-        super().__init__(name=name, **kwargs)
+
+    def __getattr__(self, name: str):
+        if name.startswith("_") or "_optimizer" not in vars(self):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self._optimizer, name)
+
+    def __setattr__(self, name: str, value) -> None:
+        inner = vars(self).get("_optimizer")
+        is_own = name.startswith("_") or name in vars(self) or hasattr(type(self), name)
+        if is_own or not hasattr(inner, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(inner, name, value)
 
     @property
     def is_built(self) -> bool:
@@ -239,8 +260,7 @@ class OuterOptimizer(tf.keras.optimizers.Optimizer):
         return self._index_dict.get(self._var_key(variable))
 
     def _create_iteration_variable(self):
-        # The inner optimizer counts; SavedModel looks for a counter by this name.
-        self._iterations = self._optimizer.iterations
+        """None of its own: the inner optimizer counts."""
 
 
 check_environment()

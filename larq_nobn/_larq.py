@@ -3,12 +3,45 @@
 from collections.abc import Callable, Sequence
 
 import larq as lq
+import numpy as np
 import tensorflow as tf
+from larq.quantized_variable import QuantizedVariable
 
 
 def has_metrics(quantizer: object) -> bool:
     """Whether a quantizer measures something on its way, such as `flip_ratio`."""
     return bool(getattr(quantizer, "_custom_metrics", None))
+
+
+class MeasuredQuantizer(lq.quantizers._BaseQuantizer):
+    """A quantizer with the argument `metrics` and a place in Larq's `metrics_scope`."""
+
+    def measured(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Return the outputs; what Larq measures is of whole numbers, their signs."""
+        if has_metrics(self):
+            super().call(tf.sign(outputs))
+        return outputs
+
+
+class VariableSavedOtherwise(QuantizedVariable):
+    """A variable that has another value where Larq saves quantized weights.
+
+    That is `numpy()` in Larq's scope, what Keras's `get_weights` and files consist of;
+    tensors in that scope are computed with.
+    """
+
+    @classmethod
+    def of(
+        cls, variable: tf.Variable, saved: Callable[[], np.ndarray]
+    ) -> "VariableSavedOtherwise":
+        """The variable, with the function that gives its value there."""
+        new = cls.from_variable(variable, precision=32)
+        new.saved = saved
+        return new
+
+    def numpy(self):
+        """The value, as an array."""
+        return self.saved() if lq.context.should_quantize() else super().numpy()
 
 
 class ExtensibleQuantConv2D(lq.layers.QuantConv2D):
@@ -22,6 +55,10 @@ class ExtensibleQuantConv2D(lq.layers.QuantConv2D):
     def kernel_view(self) -> Callable[[tf.Tensor], tf.Tensor] | None:
         """What the kernel is read through: its quantizer."""
         return super()._get_quantizer("kernel")
+
+    def weight(self, name: str, variable: tf.Variable) -> tf.Variable:
+        """What stands for a new weight."""
+        return variable
 
     def padding_of_same(self, shape: Sequence[int]) -> list[tuple[int, int]]:
         """What `padding="same"` adds before and behind each spatial dimension."""
@@ -42,6 +79,14 @@ class ExtensibleQuantConv2D(lq.layers.QuantConv2D):
 
     def _get_quantizer(self, name: str):
         return self.kernel_view() if name == "kernel" else super()._get_quantizer(name)
+
+    def _add_variable_with_custom_getter(self, name: str, **kwargs):
+        make = kwargs.pop("getter")
+
+        def getter(*args, **kwargs):
+            return self.weight(name, make(*args, **kwargs))
+
+        return super()._add_variable_with_custom_getter(name, getter=getter, **kwargs)
 
     def _get_spatial_padding_same(self, shape):
         return self.padding_of_same(shape)

@@ -1,12 +1,13 @@
 """Registration of our classes with Keras."""
 
 import inspect
+from collections.abc import Callable
 
 import larq as lq
 import tensorflow as tf
 
 # Larq and Keras look these up by their bare names when they read an HDF5 file. Layers
-# must not have one: our QuantConv2D would replace Larq's in every saved Larq model.
+# must not have theirs: our QuantConv2D would replace Larq's in every saved Larq model.
 _BY_BARE_NAME = (
     lq.quantizers.Quantizer,
     tf.keras.Model,
@@ -32,3 +33,26 @@ def register(cls: type) -> type:
     if issubclass(cls, _BY_BARE_NAME):
         lq.utils.register_alias(cls.__name__)(cls)
     return cls
+
+
+def register_layer(name: str) -> Callable[[type], type]:
+    """Register a layer by a name that nobody else has, where it is for files alone.
+
+    Keras's wrappers (`TimeDistributed`, `Bidirectional`) write down the `__name__` of
+    their layer's class, and read nothing else.
+
+    Args:
+        name: The class's `__name__`. In lower case it must be what Keras makes of the
+            name in the source: after that it calls unnamed layers, and the places of
+            their weights in `.keras` files.
+
+    Returns:
+        Decorator of the class.
+    """
+
+    def decorate(cls: type) -> type:
+        cls = register(cls)
+        cls.__name__ = name
+        return lq.utils.register_alias(name)(cls)
+
+    return decorate

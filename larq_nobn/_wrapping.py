@@ -1,6 +1,8 @@
 """The base of optimizers around an optimizer, and what they check."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
+from operator import index
 
 import tensorflow as tf
 
@@ -11,9 +13,10 @@ from larq_nobn._keras2 import OuterOptimizer, is_variable, unchecked_learning_ra
 class GradientTransformation(OuterOptimizer):
     """A Keras optimizer that transforms gradients and lets another one apply them.
 
-    Learning rate, iterations, slots and moving averages are the inner optimizer's. In a
-    distribution strategy gradients are summed over the replicas first, so that every
-    replica transforms the same gradient.
+    Learning rate, iterations, slots, moving averages and all else that Keras documents
+    on an optimizer are the inner one's, set after construction too. In a distribution
+    strategy gradients are summed over the replicas first, so that every replica
+    transforms the same gradient.
 
     Args:
         optimizer: A Keras optimizer or its name.
@@ -24,15 +27,7 @@ class GradientTransformation(OuterOptimizer):
     """
 
     def __init__(self, optimizer, name: str):
-        optimizer = _check_optimizer(optimizer, type(self).__name__)
-        super().__init__(
-            optimizer,
-            name,
-            use_ema=optimizer.use_ema,
-            ema_momentum=optimizer.ema_momentum,
-            ema_overwrite_frequency=optimizer.ema_overwrite_frequency,
-            jit_compile=optimizer.jit_compile,
-        )
+        super().__init__(_check_optimizer(optimizer, type(self).__name__), name)
 
     def transform(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
         """Return the gradient to apply. Implemented by each transformation.
@@ -152,6 +147,26 @@ class GradientTransformation(OuterOptimizer):
         """The inner optimizer's variables."""
         return self._optimizer.variables
 
+    def exclude_from_weight_decay(self, var_list=None, var_names=None) -> None:
+        """Choose what the inner optimizer's weight decay leaves alone."""
+        self._optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    def aggregate_gradients(self, grads_and_vars):
+        """Sum gradients over the replicas, as the inner optimizer does."""
+        return self._optimizer.aggregate_gradients(grads_and_vars)
+
+    def compute_gradients(self, loss, var_list, tape=None):
+        """Compute gradients, as the inner optimizer does."""
+        return self._optimizer.compute_gradients(loss, var_list, tape)
+
+    def add_variable(self, *args, **kwargs) -> tf.Variable:
+        """Add a variable to the inner optimizer's state."""
+        return self._optimizer.add_variable(*args, **kwargs)
+
+    def add_variable_from_reference(self, *args, **kwargs) -> tf.Variable:
+        """Add a variable to the inner optimizer's state."""
+        return self._optimizer.add_variable_from_reference(*args, **kwargs)
+
     def set_weights(self, weights) -> None:
         """Set the inner optimizer's state (used by Keras to load HDF5 files)."""
         self._optimizer.set_weights(weights)
@@ -196,11 +211,13 @@ class VariableSelection:
     """
 
     def __init__(self, argument: str, items):
-        if isinstance(items, (str, tf.Variable, tf.Module)):
+        if isinstance(items, (str, tf.Variable, tf.Module)) or not isinstance(
+            items, Iterable
+        ):
             raise UserTypeError(
                 f"`{argument}` must be a list or tuple of variables and layers",
                 got=repr(items),
-                fix=f"wrap it, {argument}=[...]",
+                fix=f"wrap it, {argument}=[...], or leave {argument}=[] empty",
             )
         self._argument = argument
         self._items = list(items)
@@ -213,29 +230,65 @@ class VariableSelection:
                     fix="pass for example model.get_layer('classifier')",
                 )
 
-    def _flat(self) -> list:
-        """The items, layers replaced by their trainable variables."""
-        flat = []
-        for item in self._items:
-            is_layer = isinstance(item, tf.keras.layers.Layer)
-            flat.extend(item.trainable_variables if is_layer else [item])
-        return flat
+    def variables_of(self, layer: tf.keras.layers.Layer) -> list[tf.Variable]:
+        """What a layer stands for: its trainable variables."""
+        return layer.trainable_variables
 
-    def describe(self) -> list:
-        """Saved form before the optimizer is built."""
+    def describe(self) -> list[list]:
+        """Saved form before the optimizer is built, item by item."""
         return [
-            item
+            [item]
             if isinstance(item, (int, dict))
-            else {"name": item.name, "shape": list(item.shape)}
-            for item in self._flat()
+            else [{"name": v.name, "shape": [*v.shape]} for v in self._variables(item)]
+            for item in self._items
         ]
 
-    def resolve(self, var_list: Sequence[tf.Variable]) -> list[tf.Variable]:
-        """The chosen variables, saved forms looked up among the trained ones."""
+    def resolve(
+        self, var_list: Sequence[tf.Variable], key_of: Callable
+    ) -> list[list[tf.Variable]]:
+        """The chosen variables, item by item.
+
+        Args:
+            var_list: The trained variables.
+            key_of: Maps a variable to what tells it from others.
+
+        Raises:
+            UserError: If an item is of another model.
+        """
+        keys = {key_of(variable) for variable in var_list}
+
+        def trained(item) -> list[tf.Variable]:
+            # A layer may be frozen as a whole, or have no variables.
+            chosen = [v for v in self._variables(item) if v.trainable]
+            known = [v for v in chosen if key_of(v) in keys]
+            if chosen and not known:
+                is_layer = isinstance(item, tf.keras.layers.Layer)
+                raise UserError(
+                    f"`{self._argument}` must hold what is trained",
+                    got=f"{'layer' if is_layer else 'variable'} {item.name!r}, which "
+                    "is not among the trained ones",
+                    fix="pass that of the model that is trained; what is frozen, as "
+                    "a layer",
+                )
+            return known
+
         return [
-            self._find(item, var_list) if isinstance(item, (int, dict)) else item
-            for item in self._flat()
+            [self._find(item, var_list)]
+            if isinstance(item, (int, dict))
+            else trained(item)
+            for item in self._items
         ]
+
+    def _variables(self, item) -> list[tf.Variable]:
+        if not isinstance(item, tf.keras.layers.Layer):
+            return [item]
+        if not item.built:
+            raise UserError(
+                f"`{self._argument}` must hold layers that have their variables",
+                got=f"layer {item.name!r}, which has not been called yet",
+                fix="pass a layer of the model that is trained, and build that first",
+            )
+        return self.variables_of(item)
 
     def _find(self, saved: int | dict, var_list: Sequence[tf.Variable]) -> tf.Variable:
         if isinstance(saved, int):
@@ -257,8 +310,88 @@ class VariableSelection:
         return matches[0]
 
 
+class _Kernels(VariableSelection):
+    """A layer stands for those of its variables that have the most axes."""
+
+    def variables_of(self, layer):
+        weights = super().variables_of(layer)
+        rank = max((weight.shape.rank for weight in weights), default=0)
+        return [weight for weight in weights if weight.shape.rank == rank]
+
+
+class UnitAxes:
+    """Which axes number the units of clipping, where it is not the last one.
+
+    Args:
+        units: Axes by layer and by `variable.ref()`, or pairs of both, as the saved
+            form is.
+    """
+
+    def __init__(self, units):
+        pairs = units.items() if isinstance(units, Mapping) else units
+        try:
+            pairs = [
+                (key.deref() if hasattr(key, "deref") else key, _as_tuple(axes))
+                for key, axes in pairs
+            ]
+        except (TypeError, ValueError) as error:
+            raise UserTypeError(
+                "`units` must map layers and variables to their units' axes",
+                got=repr(units),
+                fix="for example units={layer: -2, variable.ref(): (1, 2)}",
+            ) from error
+        self._axes = [axes for _, axes in pairs]
+        self._selection = _Kernels("units", [item for item, _ in pairs])
+
+    def describe(self) -> list[list]:
+        """Saved form before the optimizer is built."""
+        described = zip(self._selection.describe(), self._axes, strict=True)
+        return [[item, [*axes]] for items, axes in described for item in items]
+
+    def resolve(
+        self, var_list: Sequence[tf.Variable], key_of: Callable
+    ) -> list[tuple[tf.Variable, tuple[int, ...]]]:
+        """The variables, and their axes counted from 0, as in `VariableSelection`.
+
+        Raises:
+            UserError: If a variable does not have the axes.
+        """
+        resolved = self._selection.resolve(var_list, key_of)
+        return [
+            (variable, _checked_axes(axes, variable))
+            for variables, axes in zip(resolved, self._axes, strict=True)
+            for variable in variables
+        ]
+
+
+def _as_tuple(axes) -> tuple[int, ...]:
+    return tuple(map(index, axes if isinstance(axes, Iterable) else [axes]))
+
+
+def _checked_axes(axes: tuple[int, ...], variable: tf.Variable) -> tuple[int, ...]:
+    rank = variable.shape.rank
+    is_known = all(-rank <= axis < rank for axis in axes)
+    known = {axis % rank for axis in axes} if is_known else set()
+    if len(known) != len(axes):
+        raise UserError(
+            "`units` must hold axes of the variable, each once",
+            got=f"{axes} for {variable.name!r} of shape {tuple(variable.shape)}",
+            fix="count them from 0, or from the end from -1",
+        )
+    return tuple(sorted(known))
+
+
 def _check_optimizer(optimizer, wrapper: str) -> tf.keras.optimizers.Optimizer:
-    if isinstance(optimizer, (str, dict)):
+    if isinstance(optimizer, str):
+        try:
+            optimizer = tf.keras.optimizers.get(optimizer)
+        except ValueError as error:
+            raise UserError(
+                "`optimizer` must be a tf.keras.optimizers.Optimizer or a name",
+                got=repr(optimizer),
+                fix="for example 'adam' or 'sgd'",
+            ) from error
+    elif isinstance(optimizer, dict):
         optimizer = tf.keras.optimizers.get(optimizer)
     if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
         raise UserTypeError(
@@ -272,6 +405,9 @@ def _check_optimizer(optimizer, wrapper: str) -> tf.keras.optimizers.Optimizer:
         fix = "pass for example tf.keras.optimizers.Adam(5e-4)"
         if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
             fix = "use the class of the same name from tf.keras.optimizers"
+            if not hasattr(tf.keras.optimizers, type(optimizer).__name__):
+                fix = "use it by itself: it is of Keras's legacy kind, which computes "
+                fix += f"no step that {wrapper} could change"
         raise UserTypeError(
             "`optimizer` must be a tf.keras.optimizers.Optimizer or a name",
             got=f"{type(optimizer).__module__}.{type(optimizer).__name__}",
@@ -290,13 +426,14 @@ def _check_learning_rate(learning_rate) -> None:
         if isinstance(learning_rate, tf.Variable):
             number = learning_rate.shape.rank == 0
         else:
-            float(learning_rate)
-            number = not isinstance(learning_rate, (str, bytes, bool))
+            number = isfinite(float(learning_rate)) and not isinstance(
+                learning_rate, (str, bytes, bool)
+            )
     except (TypeError, ValueError):
         number = False
     if not number:
         raise UserTypeError(
-            "`learning_rate` must be a number or a "
+            "`learning_rate` must be a finite number or a "
             "tf.keras.optimizers.schedules.LearningRateSchedule",
             got=repr(learning_rate),
             fix="for example 5e-4",

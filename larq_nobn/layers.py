@@ -4,15 +4,20 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import larq as lq
+import numpy as np
 import tensorflow as tf
 
 from larq_nobn import ops
-from larq_nobn._errors import UserError
+from larq_nobn._errors import UserError, UserTypeError, check_number
 from larq_nobn._keras2 import switch_off_autocast
-from larq_nobn._larq import ExtensibleQuantConv2D, has_metrics
-from larq_nobn._registration import register
+from larq_nobn._larq import (
+    ExtensibleQuantConv2D,
+    VariableSavedOtherwise,
+    has_metrics,
+)
+from larq_nobn._registration import register, register_layer
 from larq_nobn.constraints import check_gamma_and_eps
-from larq_nobn.quantizers import has_surrogate, is_channelwise
+from larq_nobn.quantizers import get_quantizer, has_surrogate, is_channelwise
 
 
 class _NamedWeights:
@@ -26,7 +31,7 @@ class _NamedWeights:
             super().build_from_config(config)
 
 
-@register
+@register_layer("Quant_conv2d")
 class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
     """Larq's `QuantConv2D` with one more padding: `"symmetric"`.
 
@@ -39,8 +44,10 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
         filters: Number of output channels.
         kernel_size: Height and width of the kernel.
         padding: `"valid"`, `"same"` or `"symmetric"`.
-        **kwargs: As in `larq.layers.QuantConv2D`: `strides`, `input_quantizer`,
-            `kernel_quantizer`, `pad_values`, and what Keras's `Conv2D` takes.
+        input_quantizer: Larq quantizer of the input.
+        kernel_quantizer: Larq quantizer of the kernel.
+        **kwargs: As in `larq.layers.QuantConv2D`: `strides`, `pad_values`, and what
+            Keras's `Conv2D` takes.
 
     Shapes:
         Input `(batch, height, width, channels)`; output
@@ -48,7 +55,9 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
         and `"symmetric"`.
 
     Raises:
-        ValueError: If `padding` is unknown, or `"symmetric"` with an even kernel.
+        ValueError: If `padding` or a quantizer is unknown, or `"symmetric"` comes with
+            an even kernel.
+        TypeError: If the input is of integers.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
         kernel_size: int | Sequence[int],
         *,
         padding: str = "valid",
+        input_quantizer=None,
         kernel_quantizer=None,
         **kwargs,
     ):
@@ -73,11 +83,14 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
             filters,
             kernel_size,
             padding="same" if self._symmetric else padding,
+            input_quantizer=get_quantizer("input_quantizer", input_quantizer),
             **kwargs,
         )
         # Set here, because Larq warns of starved weights whenever a binary quantizer
         # comes without a constraint; the reference networks have none.
-        self.kernel_quantizer = lq.quantizers.get_kernel_quantizer(kernel_quantizer)
+        self.kernel_quantizer = lq.quantizers.get_kernel_quantizer(
+            get_quantizer("kernel_quantizer", kernel_quantizer)
+        )
         if self._symmetric and not all(size % 2 for size in self.kernel_size):
             raise UserError(
                 "`padding='symmetric'` needs an odd kernel size",
@@ -93,6 +106,12 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
     def build(self, input_shape):
         """Create the weights, those of an input quantizer included."""
         quantizer = self.input_quantizer
+        if isinstance(quantizer, RSign) and self.data_format == "channels_first":
+            raise UserError(
+                "RSign has a threshold per index of the last axis",
+                got="data_format='channels_first'",
+                fix="use data_format='channels_last', or a sign without weights",
+            )
         if isinstance(quantizer, tf.keras.layers.Layer) and not quantizer.built:
             with tf.name_scope(quantizer.name):
                 quantizer.build(input_shape)
@@ -105,6 +124,12 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
         behind: exact, whatever the order of its sums, so that a sum of zero is one in
         every runtime. In training the scale is in the kernel, which is faster.
         """
+        if not inputs.dtype.is_floating:
+            raise UserTypeError(
+                f"The input of layer {self.name!r} must be of floating point numbers",
+                got=f"dtype {inputs.dtype.name}",
+                fix="tf.cast(images, tf.float32), or zoo.preprocess_input(images)",
+            )
         quantizer = self.input_quantizer
         self._in_whole_numbers = (
             isinstance(training, bool | int | None)
@@ -193,6 +218,8 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
             magnitude = tf.reduce_max(
                 tf.abs(kernel), list(range(kernel.shape.rank - 1))
             )
+            if self.data_format == "channels_first":
+                magnitude = magnitude[:, tf.newaxis, tf.newaxis]
             return convolve(inputs, tf.sign(kernel)) * magnitude, grad
 
         return _call(inputs, kernel)
@@ -219,7 +246,7 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
         return config
 
 
-@register
+@register_layer("Scaled_ws_conv2d")
 class ScaledWSConv2D(QuantConv2D):
     r"""Quantized convolution with scaled weight standardization and a learned gain.
 
@@ -233,7 +260,9 @@ class ScaledWSConv2D(QuantConv2D):
     \\(N\\). Unit-variance inputs, or binary ones, give unit-variance outputs at
     initialization without any normalization.
 
-    Standardization and quantization run in float32 under mixed precision.
+    Standardization and quantization run in float32 under mixed precision. In Larq's
+    `quantized_scope(True)` what is saved is the quantized kernel, and a gain with which
+    it gives the same outputs again.
 
     Args:
         filters: Number of output channels.
@@ -292,6 +321,41 @@ class ScaledWSConv2D(QuantConv2D):
             kwargs["experimental_autocast"] = False
         return super().add_weight(name=name, **kwargs)
 
+    def weight(self, name, variable):
+        """A gain makes up for what standardization does to a quantized kernel."""
+        if name != "gain":
+            return variable
+        return VariableSavedOtherwise.of(
+            variable, lambda: self.gain_for(self.kernel.numpy())
+        )
+
+    def gain_for(self, kernel: np.ndarray) -> np.ndarray:
+        """The gain with which another latent kernel convolves as this layer's does.
+
+        Args:
+            kernel: Such as the kernel of signs that this layer's has become.
+
+        Returns:
+            Array of the shape of `gain`.
+
+        Raises:
+            UserError: If there is none.
+        """
+        view, latent = self.kernel_view(), self.kernel.latent_variable
+        old, new = (tf.cast(view(x), tf.float64).numpy() for x in (latent, kernel))
+        scale, new_scale = (np.abs(x).max((0, 1, 2)) for x in (old, new))
+        # A constant channel convolves with zeros, before and after.
+        ratio = np.divide(scale, new_scale, np.ones_like(scale), where=new_scale > 0)
+        if np.any(np.abs(new * ratio - old) > 2e-3 * scale):
+            raise UserError(
+                "A quantized kernel must stay what it is when it is standardized and "
+                "quantized again, so that it can be saved in place of the latent one",
+                got=f"layer {self.name!r} with {self.kernel_quantizer}",
+                fix="save outside of lq.context.quantized_scope(True)",
+            )
+        gain = tf.convert_to_tensor(self.gain).numpy()
+        return (gain * ratio).astype(gain.dtype)
+
     def kernel_view(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """What the kernel is read through: standardize, then quantize."""
         quantize = self.kernel_quantizer
@@ -310,7 +374,8 @@ class ScaledWSConv2D(QuantConv2D):
         if factor != 1:
             gain = gain * tf.constant(factor, gain.dtype)
         latent = getattr(kernel, "latent_variable", None)
-        if is_channelwise(quantize) and latent is not None:
+        is_measured = has_metrics(quantize)
+        if is_channelwise(quantize) and latent is not None and not is_measured:
             # What Larq would read, in fewer passes.
             latent = tf.convert_to_tensor(latent)
             return quantize.standardized(latent, gain, self.gamma, self.eps, dtype)
@@ -326,7 +391,7 @@ class ScaledWSConv2D(QuantConv2D):
         return {**super().get_config(), "gamma": self.gamma, "eps": self.eps}
 
 
-@register
+@register_layer("Learnable_bias")
 class LearnableBias(_NamedWeights, tf.keras.layers.Layer):
     """Add a trainable shift per channel: ReActNet's (arXiv 2003.03488) learnable bias.
 
@@ -364,7 +429,7 @@ class LearnableBias(_NamedWeights, tf.keras.layers.Layer):
         return {**super().get_config(), "initializer": initializer}
 
 
-@register
+@register_layer("Channel_affine")
 class ChannelAffine(_NamedWeights, tf.keras.layers.Layer):
     """Multiply by a factor and add an offset per channel: a batch norm at inference.
 
@@ -408,7 +473,7 @@ class RSign(_NamedWeights, lq.quantizers.Quantizer):
 
     def __init__(self, quantizer="approx_sign", **kwargs):
         super().__init__(**kwargs)
-        self.quantizer = lq.quantizers.get(quantizer)
+        self.quantizer = get_quantizer("quantizer", quantizer)
         self.precision = getattr(self.quantizer, "precision", 32)
 
     def build(self, input_shape):
@@ -429,7 +494,7 @@ class RSign(_NamedWeights, lq.quantizers.Quantizer):
         return {**super().get_config(), "quantizer": quantizer}
 
 
-@register
+@register_layer("Rp_re_lu")
 class RPReLU(_NamedWeights, tf.keras.layers.Layer):
     r"""ReActNet's PReLU with shifts before and after.
 
@@ -498,7 +563,8 @@ class RPReLU(_NamedWeights, tf.keras.layers.Layer):
         }
 
 
-@register
+# It has no weights, so that there is no place of theirs to keep.
+@register_layer("Scale_by_constant")
 class Scale(tf.keras.layers.Layer):
     r"""Multiply by a constant: \\(\beta x\\), exact in every dtype.
 
@@ -511,9 +577,13 @@ class Scale(tf.keras.layers.Layer):
 
     Shapes:
         Input and output of any shape.
+
+    Raises:
+        ValueError: If `factor` is no finite number.
     """
 
     def __init__(self, factor: float, **kwargs):
+        check_number("factor", factor, "1.0 changes nothing", negative=True)
         super().__init__(**kwargs)
         self.factor = float(factor)
 
@@ -530,7 +600,7 @@ class Scale(tf.keras.layers.Layer):
         return {**super().get_config(), "factor": self.factor}
 
 
-@register
+@register_layer("Scaled_add")
 class ScaledAdd(tf.keras.layers.Layer):
     r"""Join a residual branch and its shortcut: \\(\alpha f + r\\).
 
@@ -543,9 +613,13 @@ class ScaledAdd(tf.keras.layers.Layer):
 
     Shapes:
         Input `[f, r]`, two tensors of one shape; output of that shape.
+
+    Raises:
+        ValueError: If `alpha` is no finite number.
     """
 
     def __init__(self, alpha: float = 1.0, **kwargs):
+        check_number("alpha", alpha, "0.2 is the paper's choice", negative=True)
         super().__init__(**kwargs)
         self.alpha = float(alpha)
 
@@ -558,7 +632,7 @@ class ScaledAdd(tf.keras.layers.Layer):
         return {**super().get_config(), "alpha": self.alpha}
 
 
-@register
+@register_layer("Symmetric_max_pooling2d")
 class SymmetricMaxPooling2D(tf.keras.layers.MaxPooling2D):
     """Max pooling padded alike on both sides, as PyTorch's `padding=pool_size // 2`.
 
@@ -616,8 +690,8 @@ def _channels(layer: tf.keras.layers.Layer, input_shape) -> int:
     channels = tf.TensorShape(input_shape)[-1]
     if channels is None:
         raise UserError(
-            f"{type(layer).__name__} has weights per channel, so the last axis of its "
-            "input must be known",
+            f"{type(layer).__qualname__} has weights per channel, so the last axis of "
+            "its input must be known",
             got=f"input shape {tuple(input_shape)}",
             fix="give the input a fixed number of channels",
         )

@@ -374,23 +374,32 @@ def round_straight_through(x: tf.Tensor) -> tf.Tensor:
     return call(tf.convert_to_tensor(x))
 
 
-def unitwise_norm(x: tf.Tensor) -> tf.Tensor:
+def unitwise_norm(x: tf.Tensor, units: Sequence[int] | None = None) -> tf.Tensor:
     """L2 norm per output unit, as AGC needs it.
 
     Args:
         x: Tensor in Keras layout. Rank 0 and 1 (biases, slopes) count as one unit; from
             rank 2 on each index of the last axis (the output channel) is one.
+        units: The axes whose indices number the units, where that is not so: `(2, 3)`
+            for a depthwise kernel of shape `(height, width, channels, multiplier)`.
 
     Returns:
-        Tensor that broadcasts against `x`: shape `(1, ..., 1, out_channels)` for rank
-        2 and more, `(1,)` for rank 1, `()` for a scalar.
+        Tensor that broadcasts against `x`: of its size along the units' axes, 1 along
+        the others.
     """
-    axis = None if x.shape.rank < 2 else list(range(x.shape.rank - 1))
+    rank = x.shape.rank
+    if units is None:
+        units = () if rank < 2 else (rank - 1,)
+    axis = [i for i in range(rank) if i not in {j % rank for j in units}]
     return tf.sqrt(tf.reduce_sum(tf.square(x), axis, keepdims=True))
 
 
 def agc_scale(
-    gradient: tf.Tensor, parameter: tf.Tensor, clip_factor: float, eps: float
+    gradient: tf.Tensor,
+    parameter: tf.Tensor,
+    clip_factor: float,
+    eps: float,
+    units: Sequence[int] | None = None,
 ) -> tf.Tensor:
     r"""Factor by which adaptive gradient clipping shrinks each unit's gradient.
 
@@ -405,12 +414,13 @@ def agc_scale(
         parameter: The parameter, of the same shape.
         clip_factor: \\(\lambda\\), the largest ratio of gradient to parameter norm.
         eps: Floor of the parameter norm, so that zero-initialized units can move.
+        units: As in `unitwise_norm`.
 
     Returns:
-        Tensor of the shape of `unitwise_norm(gradient)`, in at least float32: 1 where
-        nothing is clipped.
+        Tensor of the shape of `unitwise_norm(gradient, units)`, in at least float32: 1
+        where nothing is clipped.
     """
-    norms = [unitwise_norm(at_least_float32(x)) for x in (gradient, parameter)]
+    norms = [unitwise_norm(at_least_float32(x), units) for x in (gradient, parameter)]
     return clipping_factor(*norms, clip_factor, eps)
 
 
@@ -428,6 +438,7 @@ def adaptive_gradient_clip(
     parameter: tf.Tensor,
     clip_factor: float = 0.02,
     eps: float = 1e-3,
+    units: Sequence[int] | None = None,
 ) -> tf.Tensor:
     """Clip a gradient unit by unit to `clip_factor` of its parameter's norm.
 
@@ -436,9 +447,10 @@ def adaptive_gradient_clip(
         parameter: The parameter, of the same shape.
         clip_factor: The largest ratio of gradient to parameter norm.
         eps: Floor of the parameter norm.
+        units: As in `unitwise_norm`.
 
     Returns:
         Tensor of the gradient's shape and dtype. See `agc_scale` for the formula.
     """
-    scale = agc_scale(gradient, parameter, clip_factor, eps)
+    scale = agc_scale(gradient, parameter, clip_factor, eps, units)
     return gradient * tf.cast(scale, gradient.dtype)

@@ -1,7 +1,9 @@
 """Optimizers around an optimizer, which change the gradients; and a faster Adam."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from math import prod
 from types import SimpleNamespace
 
 import tensorflow as tf
@@ -9,12 +11,14 @@ import tensorflow as tf
 from larq_nobn._errors import UserError, check_number
 from larq_nobn._keras2 import moments_of
 from larq_nobn._registration import register
-from larq_nobn._wrapping import GradientTransformation, VariableSelection
+from larq_nobn._wrapping import GradientTransformation, UnitAxes, VariableSelection
 from larq_nobn.ops import agc_scale
 from larq_nobn.ops.fusion import traced_once
 
 # Variables, and layers for all of their trainable variables.
 Selection = Sequence["tf.Variable | tf.keras.layers.Layer"]
+# Axes by layer or `variable.ref()`, which unlike the variable is hashable.
+Units = Mapping[object, "int | Sequence[int]"] | Sequence[tuple]
 
 
 @register
@@ -28,10 +32,13 @@ class AdaptiveGradientClipping(GradientTransformation):
     \quad\text{where}\quad \|G_i\| \ge \lambda \max(\|W_i\|, \epsilon) \\]
 
     A unit is an output channel (the last axis) for variables of rank 2 and more, and
-    the whole variable for rank 0 and 1. Clipping comes before everything that the inner
-    optimizer does to gradients, its own `clipnorm` included. A Keras optimizer itself:
-    use it in `compile`, with learning-rate callbacks, mixed precision, `tf.distribute`
-    and XLA; models save and load with it.
+    the whole variable for rank 0 and 1. A weight that Keras calls `depthwise_kernel`
+    has one per channel and multiplier (the last two axes), with a filter each. `units`
+    says it for other layouts: the output channels of a transposed convolution are its
+    last axis but one. Clipping comes before everything that the inner optimizer does to
+    gradients, its own `clipnorm` included. A Keras optimizer itself: use it in
+    `compile`, with learning-rate callbacks, mixed precision, `tf.distribute` and XLA;
+    models save and load with it.
 
     Args:
         optimizer: Any `tf.keras.optimizers.Optimizer`, or its name.
@@ -39,14 +46,19 @@ class AdaptiveGradientClipping(GradientTransformation):
         eps: \\(\epsilon\\), so that zero-initialized weights can move.
         exclude: Variables, or layers for all of their variables, that are not clipped.
             The papers leave out the final classifier.
+        units: The axes whose indices number the units, by layer or `variable.ref()`:
+            `{transposed: -2, einsum_dense.kernel.ref(): (1, 2)}`; `()` makes one unit
+            of a variable. A layer stands for its kernels, the variables with the most
+            axes.
         track_clipping: Count how much is clipped; see `clipping_report` and
             `larq_nobn.callbacks.ClippingReport`.
         name: Name of the optimizer.
 
     Raises:
-        ValueError: If `clip_factor` or `eps` is not positive.
-        TypeError: If `optimizer` is of the wrong kind, or `exclude` holds something
-            other than variables and layers.
+        ValueError: If `clip_factor` or `eps` is not positive; in the first step, if
+            `exclude` or `units` hold something of another model.
+        TypeError: If `optimizer` is of the wrong kind, or `exclude` or `units` hold
+            something other than variables and layers.
 
     Example:
         >>> optimizer = AdaptiveGradientClipping(
@@ -62,27 +74,36 @@ class AdaptiveGradientClipping(GradientTransformation):
         eps: float = 1e-3,
         exclude: Selection = (),
         *,
+        units: Units = (),
         track_clipping: bool = False,
         name: str = "adaptive_gradient_clipping",
     ):
         check_number("clip_factor", clip_factor, "0.02 is the paper's choice")
         check_number("eps", eps, "1e-3 is the papers' choice")
-        super().__init__(optimizer, name)
         self.clip_factor = float(clip_factor)
         self.eps = float(eps)
         self.track_clipping = bool(track_clipping)
+        super().__init__(optimizer, name)
         self._exclude = VariableSelection("exclude", exclude)
+        self._units = UnitAxes(units)
         # In a namespace, so that monitoring is no part of the saved state.
         self._clipped = SimpleNamespace(counters={})
 
     def build(self, var_list: Sequence[tf.Variable]) -> None:
-        """Create the inner state and find the excluded variables."""
+        """Create the inner state, and find the excluded variables and the units."""
         if self.is_built:
             return
+        excluded = [*chain(*self._exclude.resolve(var_list, self.key_of))]
+        chosen = self._units.resolve(var_list, self.key_of)
         super().build(var_list)
-        excluded = self._exclude.resolve(var_list)
         self._excluded_keys = {self.key_of(variable) for variable in excluded}
         self._excluded_positions = self._positions(excluded)
+        # In a namespace, too.
+        self._found = SimpleNamespace(
+            positions=[[self.index_of(v), [*axes]] for v, axes in chosen],
+            axes={self.key_of(v): _axes_of_depthwise(v) for v in var_list}
+            | {self.key_of(v): axes for v, axes in chosen},
+        )
         if self.track_clipping:
             # ON_READ: each replica counts by itself, with no communication in the step.
             for variable in var_list:
@@ -101,7 +122,8 @@ class AdaptiveGradientClipping(GradientTransformation):
         """Clip one gradient."""
         if self.key_of(variable) in self._excluded_keys:
             return gradient
-        clipped, scale = self._clip(gradient, tf.convert_to_tensor(variable))
+        units = self._found.axes[self.key_of(variable)]
+        clipped, scale = self._clip(gradient, tf.convert_to_tensor(variable), units)
         if self.track_clipping:
             self._count(scale, variable)
         return clipped
@@ -116,9 +138,10 @@ class AdaptiveGradientClipping(GradientTransformation):
         results = list(gradients)
         alike = defaultdict(list)
         for i, variable in enumerate(variables):
-            if self.key_of(variable) in self._excluded_keys:
+            key = self.key_of(variable)
+            if key in self._excluded_keys:
                 continue
-            if _is_small(variable.shape):
+            if _is_small(variable.shape) and self._found.axes[key] is None:
                 dtypes = gradients[i].dtype, variable.dtype
                 alike[dtypes, _joint_shape(variable.shape)].append(i)
             else:
@@ -137,10 +160,13 @@ class AdaptiveGradientClipping(GradientTransformation):
         return results
 
     def _clip(
-        self, gradient: tf.Tensor, parameter: tf.Tensor
+        self,
+        gradient: tf.Tensor,
+        parameter: tf.Tensor,
+        units: Sequence[int] | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The clipped gradient, and the factor on each of its units."""
-        scale = agc_scale(gradient, parameter, self.clip_factor, self.eps)
+        scale = agc_scale(gradient, parameter, self.clip_factor, self.eps, units)
         return gradient * tf.cast(scale, gradient.dtype), scale
 
     def _count(self, scale: tf.Tensor, variable: tf.Variable) -> None:
@@ -193,16 +219,23 @@ class AdaptiveGradientClipping(GradientTransformation):
         fractions = {self.key_of(v): fraction for v, fraction, _ in counted}
         report = {}
         for layer in _layers(model):
-            keys = {self.key_of(v): v.shape for v in layer.trainable_variables}
+            variables = {self.key_of(v): v for v in layer.trainable_variables}
             units = {
-                key: shape[-1] if shape.rank > 1 else 1
-                for key, shape in keys.items()
+                key: self._count_units(variable)
+                for key, variable in variables.items()
                 if key in fractions
             }
             if units:
                 clipped = sum(units[key] * fractions[key] for key in units)
                 report[layer.name] = clipped / sum(units.values())
         return report
+
+    def _count_units(self, variable: tf.Variable) -> int:
+        shape = variable.shape
+        axes = self._found.axes[self.key_of(variable)]
+        if axes is None:
+            axes = (shape.rank - 1,) if shape.rank > 1 else ()
+        return prod(shape[axis] for axis in axes)
 
     def _read_clipping(self, reset: bool) -> list[tuple[tf.Variable, float, float]]:
         """Variable, fraction and scale; where no step was taken nothing was clipped."""
@@ -224,14 +257,16 @@ class AdaptiveGradientClipping(GradientTransformation):
     def get_config(self) -> dict:
         """Return the constructor's arguments, the selection in its saved form."""
         if self.is_built:
-            exclude = list(self._excluded_positions)
+            exclude, units = list(self._excluded_positions), self._found.positions
         else:
-            exclude = self._exclude.describe()
+            exclude = [*chain(*self._exclude.describe())]
+            units = self._units.describe()
         return {
             **super().get_config(),
             "clip_factor": self.clip_factor,
             "eps": self.eps,
             "exclude": exclude,
+            "units": units,
             "track_clipping": self.track_clipping,
         }
 
@@ -266,17 +301,17 @@ class CoupledWeightDecay(GradientTransformation):
     ):
         check_number("weight_decay", weight_decay, "1e-5 is the paper's", zero=True)
         decayed = VariableSelection("variables", variables)
-        super().__init__(optimizer, name)
-        # Keras's own attribute of that name would decay a second time.
+        # `weight_decay` is the inner optimizer's, which is decoupled.
         self.coupled_weight_decay = float(weight_decay)
+        super().__init__(optimizer, name)
         self._decayed = decayed
 
     def build(self, var_list: Sequence[tf.Variable]) -> None:
         """Create the inner state and find the decayed variables."""
         if self.is_built:
             return
+        decayed = [*chain(*self._decayed.resolve(var_list, self.key_of))]
         super().build(var_list)
-        decayed = self._decayed.resolve(var_list)
         self._decayed_keys = {self.key_of(variable) for variable in decayed}
         self._decayed_positions = self._positions(decayed)
 
@@ -293,7 +328,7 @@ class CoupledWeightDecay(GradientTransformation):
         if self.is_built:
             variables = list(self._decayed_positions)
         else:
-            variables = self._decayed.describe()
+            variables = [*chain(*self._decayed.describe())]
         return {
             **super().get_config(),
             "weight_decay": self.coupled_weight_decay,
@@ -367,6 +402,13 @@ def _adam_scalars(learning_rate, iterations, beta_1, beta_2, epsilon, dtype):
         "beta2_power": tf.pow(tf.cast(beta_2, dtype), step),
         "lr": tf.cast(learning_rate, dtype),
     }
+
+
+def _axes_of_depthwise(variable: tf.Variable) -> tuple[int, int] | None:
+    """The units of a kernel that has a filter per channel and multiplier."""
+    if variable.name.split("/")[-1].split(":")[0] != "depthwise_kernel":
+        return None
+    return variable.shape.rank - 2, variable.shape.rank - 1
 
 
 def _is_small(shape: tf.TensorShape) -> bool:

@@ -8,7 +8,8 @@ import larq as lq
 import tensorflow as tf
 
 from larq_nobn import math, ops
-from larq_nobn._errors import check_number
+from larq_nobn._errors import UserError, check_number
+from larq_nobn._larq import MeasuredQuantizer
 from larq_nobn._registration import register
 from larq_nobn.ops import scaled_sign, sigmoid_sign
 
@@ -19,6 +20,31 @@ __all__ = [
     "scaled_sign",
     "sigmoid_sign",
 ]
+
+
+def get_quantizer(argument: str, identifier: object):
+    """`lq.quantizers.get`, whose error says which names there are.
+
+    Raises:
+        UserError: If it is no quantizer.
+    """
+    try:
+        return lq.quantizers.get(identifier)
+    except ValueError as error:
+        if isinstance(identifier, dict):
+            raise
+        names = ", ".join(
+            repr(name)
+            for name, cls in sorted(tf.keras.utils.get_custom_objects().items())
+            if name.islower()
+            and isinstance(cls, type)
+            and issubclass(cls, lq.quantizers.Quantizer)
+        )
+        raise UserError(
+            f"`{argument}` must be a quantizer, or one of {names}",
+            got=f"{argument}={identifier!r}",
+            fix="choose one of the names above",
+        ) from error
 
 
 def has_surrogate(quantizer: object) -> bool:
@@ -45,7 +71,7 @@ def _owner_of_call(quantizer: object) -> type:
 
 @lq.utils.register_alias("scaled_sign")
 @register
-class ScaledSign(lq.quantizers.Quantizer):
+class ScaledSign(MeasuredQuantizer):
     r"""Kernel quantizer \\(q(w) = \mathrm{mean}|w| \cdot \mathrm{sign}(w)\\).
 
     The binary kernel of XNOR-Net (arXiv 1603.05279), ReActNet (arXiv 2003.03488) and of
@@ -54,6 +80,7 @@ class ScaledSign(lq.quantizers.Quantizer):
 
     Args:
         clip_value: Threshold of the straight-through estimator; `None` for none.
+        **kwargs: As in Larq's quantizers: `metrics=["flip_ratio"]`.
 
     Example:
         >>> lq.layers.QuantConv2D(64, 3, kernel_quantizer=ScaledSign())
@@ -70,7 +97,8 @@ class ScaledSign(lq.quantizers.Quantizer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Binarize the kernel; shape and dtype stay."""
-        return scaled_sign(tf.convert_to_tensor(inputs), self.clip_value)
+        outputs = scaled_sign(tf.convert_to_tensor(inputs), self.clip_value)
+        return self.measured(outputs)
 
     def standardized(
         self,
@@ -89,7 +117,7 @@ class ScaledSign(lq.quantizers.Quantizer):
 
 
 @register
-class FusedApproxSign(lq.quantizers.Quantizer):
+class FusedApproxSign(MeasuredQuantizer):
     """Larq's `ApproxSign`, the same numbers in a third of the time on a CPU.
 
     The activation quantizer of Bi-Real Net (arXiv 1808.00278), ReActNet and
@@ -102,18 +130,19 @@ class FusedApproxSign(lq.quantizers.Quantizer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Binarize the activations; shape and dtype stay."""
-        return ops.approx_sign(tf.convert_to_tensor(inputs))
+        return self.measured(ops.approx_sign(tf.convert_to_tensor(inputs)))
 
 
 @lq.utils.register_alias("sigmoid_sign")
 @register
-class SigmoidSign(lq.quantizers.Quantizer):
+class SigmoidSign(MeasuredQuantizer):
     r"""Activation quantizer with a sigmoid surrogate gradient (A&B BNN, CVPR 2024).
 
     See `larq_nobn.quantizers.sigmoid_sign`.
 
     Args:
         slope: Steepness \\(k\\) of the sigmoid; 3 in A&B BNN.
+        **kwargs: As in Larq's quantizers: `metrics=["flip_ratio"]`.
     """
 
     precision = 1
@@ -130,7 +159,7 @@ class SigmoidSign(lq.quantizers.Quantizer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Binarize the activations; shape and dtype stay."""
-        return sigmoid_sign(tf.convert_to_tensor(inputs), self.slope)
+        return self.measured(sigmoid_sign(tf.convert_to_tensor(inputs), self.slope))
 
     def get_config(self) -> dict:
         """Return the arguments of the constructor."""

@@ -6,7 +6,9 @@ import oracles
 import pytest
 import tensorflow as tf
 
+from larq_nobn import UserError
 from larq_nobn.layers import (
+    ChannelAffine,
     LearnableBias,
     QuantConv2D,
     RPReLU,
@@ -219,6 +221,110 @@ def test_larq_sees_the_binary_kernel():
     profile = lq.models.ModelProfile(model)
     assert profile.op_count("mac", 1) == 6 * 6 * 3 * 3 * 3 * 4
     assert profile.weight_count(bitwidth=1) == 3 * 3 * 3 * 4
+
+
+@pytest.mark.parametrize("quantizer", ["scaled_sign", "magnitude_aware_sign", None])
+@pytest.mark.parametrize("how", ["get_weights", "m.h5", "m.keras", "w.weights.h5", "w"])
+def test_weights_saved_in_larqs_scope_are_the_same_network(quantizer, how, tmp_path):
+    model = tf.keras.Sequential(
+        [
+            tf.keras.Input((6, 6, 3)),
+            ScaledWSConv2D(
+                4, 3, input_quantizer="approx_sign", kernel_quantizer=quantizer
+            ),
+            QuantConv2D(2, 1, kernel_quantizer="scaled_sign"),
+        ]
+    )
+    _randomize(model)
+    x = rng.normal(size=(5, 6, 6, 3)).astype("float32")
+    expected = model(x)
+    convolves = model.layers[0].kernel_view()(model.layers[0].kernel)
+    again = tf.keras.models.clone_model(model)
+    with lq.context.quantized_scope(True):
+        # A tensor there is what is computed with.
+        np.testing.assert_array_equal(
+            tf.convert_to_tensor(model.layers[0].gain),
+            model.layers[0].gain.latent_variable,
+        )
+        if how == "get_weights":
+            again.set_weights(model.get_weights())
+        elif how.startswith("m"):
+            model.save(tmp_path / how)
+            again = tf.keras.models.load_model(tmp_path / how)
+        else:
+            model.save_weights(tmp_path / how)
+            again.load_weights(tmp_path / how)
+    np.testing.assert_allclose(again(x), expected, rtol=1e-3, atol=1e-4)
+    if how != "w" and quantizer:  # TensorFlow's checkpoints are of latent weights.
+        np.testing.assert_allclose(again.layers[0].kernel, convolves, rtol=1e-6)
+
+
+def test_a_kernel_that_cannot_be_saved_quantized():
+    layer = ScaledWSConv2D(4, 3, kernel_quantizer=tf.exp)
+    layer.build((None, 6, 6, 3))
+    layer.get_weights()
+    with (
+        lq.context.quantized_scope(True),
+        pytest.raises(ValueError, match=r"again.*Fix: save outside of lq\.context"),
+    ):
+        layer.get_weights()
+
+
+@pytest.mark.parametrize("cls", [QuantConv2D, ScaledWSConv2D])
+@pytest.mark.parametrize("width", [6, 8])
+def test_channels_first(cls, width):
+    """XLA convolves it on CPUs; the width may happen to be the number of filters."""
+    kwargs = {
+        "padding": "symmetric",
+        "input_quantizer": "approx_sign",
+        "kernel_quantizer": "scaled_sign",
+    }
+    first = cls(6, 3, data_format="channels_first", **kwargs)
+    last = cls(6, 3, data_format="channels_last", **kwargs)
+    x = tf.constant(rng.normal(size=(2, 4, width, width)), tf.float32)
+    turned = tf.transpose(x, [0, 2, 3, 1])
+    first.build(x.shape)
+    last.build(turned.shape)
+    first.kernel.assign(rng.normal(size=first.kernel.shape))
+    last.set_weights(first.get_weights())
+    call = tf.function(first, jit_compile=True)
+    for training in (False, True):
+        y = tf.transpose(call(x, training=training), [0, 2, 3, 1])
+        expected = last(turned, training=training)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_thresholds_of_channels_first_are_refused():
+    layer = QuantConv2D(6, 3, data_format="channels_first", input_quantizer=RSign())
+    with pytest.raises(ValueError, match=r"last axis.*Fix: use data_format='ch"):
+        layer.build((None, 4, 8, 8))
+
+
+@pytest.mark.parametrize("cls", [QuantConv2D, ScaledWSConv2D])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_integers_are_refused(cls, dtype):
+    images = tf.ones((1, 8, 8, 3), dtype)
+    with pytest.raises(TypeError, match=rf"dtype {dtype}. Fix: tf.cast\(images"):
+        cls(4, 3, input_quantizer="approx_sign")(images)
+    with pytest.raises(TypeError, match=rf"dtype {dtype}. Fix: tf.cast\(images"):
+        cls(4, 3)(tf.keras.Input((8, 8, 3), dtype=dtype))
+
+
+@pytest.mark.parametrize("argument", ["input_quantizer", "kernel_quantizer"])
+@pytest.mark.parametrize("value", ["aprox_sign", 3])
+def test_quantizers_must_be_known(argument, value):
+    message = f"`{argument}` must be .*'approx_sign', .*'scaled_sign'.*Fix: choose"
+    with pytest.raises(UserError, match=message):
+        QuantConv2D(4, 3, **{argument: value})
+    with pytest.raises(UserError, match="`quantizer` must be a quantizer"):
+        RSign(value)
+
+
+@pytest.mark.parametrize("cls", [Scale, ScaledAdd])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "2", None, True])
+def test_factors_must_be_finite_numbers(cls, value):
+    with pytest.raises(UserError, match="must be a finite number"):
+        cls(value)
 
 
 # Not float16: there the gradient is dy / eps, too, but that is more than it can hold.
@@ -542,6 +648,73 @@ def test_larqs_layers_stay_larqs(larqs, tmp_path):
         model.save(tmp_path / name)
         loaded = tf.keras.models.load_model(tmp_path / name)
         assert type(loaded.layers[0]) is larqs
+
+
+class _Twice(tf.keras.layers.Wrapper):
+    """A wrapper of a user's."""
+
+    def call(self, inputs):
+        return self.layer(inputs) * 2
+
+
+def _kinds(model):
+    """The classes of what the layers of a model wrap."""
+    layers = (getattr(layer, "layer", layer) for layer in model.layers)
+    return [type(getattr(layer, "layer", layer)) for layer in layers]
+
+
+WRAPPED = [
+    QuantConv2D(3, 3, padding="symmetric", input_quantizer="approx_sign"),
+    ScaledWSConv2D(3, 3, input_quantizer=RSign(), kernel_quantizer="scaled_sign"),
+    LearnableBias(),
+    ChannelAffine(),
+    RSign(),
+    RPReLU(),
+    Scale(0.5),
+    SymmetricMaxPooling2D(),
+    lq.layers.QuantConv2D(3, 3, input_quantizer="ste_sign"),
+]
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_wrapped_layers_load_as_they_were(name, tmp_path):
+    """Keras's wrappers look their layer up by the name of its class, and no more."""
+    x = image = tf.keras.Input((2, 6, 6, 3))
+    inside = tf.keras.Input((6, 6, 3))
+    pair = [WRAPPED[0](inside), WRAPPED[0](inside)]
+    with tf.keras.utils.custom_object_scope({"_Twice": _Twice}):
+        outputs = [
+            tf.keras.layers.TimeDistributed(type(layer).from_config(config))(x)
+            for layer in WRAPPED
+            for config in [layer.get_config()]
+        ]
+        model = tf.keras.Model(inside, ScaledAdd(0.2)(pair))
+        outputs.append(tf.keras.layers.TimeDistributed(model)(x))
+        outputs.append(tf.keras.layers.TimeDistributed(_Twice(Scale(0.3)))(x))
+        sequences = tf.keras.layers.Reshape((2, -1))(x)
+        rnn = tf.keras.layers.SimpleRNN(2, kernel_constraint="scaled_ws")
+        outputs.append(tf.keras.layers.Bidirectional(rnn)(sequences))
+        model = tf.keras.Model(image, outputs)
+        _randomize(model)
+        model.save(tmp_path / name)
+        loaded = tf.keras.models.load_model(tmp_path / name)
+    for kinds in zip(_kinds(loaded), _kinds(model), strict=True):
+        assert kinds[0] is kinds[1]
+    images = rng.normal(size=(3, *image.shape[1:])).astype("float32")
+    for y, expected in zip(loaded(images), model(images), strict=True):
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_of_others_are_not_taken_for_ours(tmp_path):
+    """A class of somebody else may be called like one of ours."""
+
+    class Scale(tf.keras.layers.Layer):
+        pass
+
+    model = tf.keras.Sequential([tf.keras.Input((3,)), Scale()])
+    model.save(tmp_path / "m.h5")
+    with pytest.raises(ValueError, match="Unknown layer: 'Scale'"):
+        tf.keras.models.load_model(tmp_path / "m.h5")
 
 
 @pytest.mark.parametrize(

@@ -647,6 +647,127 @@ def test_backup_and_restore(tmp_path):
     _assert_same(again.get_weights(), expected.get_weights(), 1e-5)
 
 
+# --- Attributes of the inner optimizer ------------------------------------------------
+
+WRAPPED = {
+    "clipping": lambda inner: AdaptiveGradientClipping(inner, clip_factor=1e3),
+    "decay": lambda inner: CoupledWeightDecay(inner, 0.1, []),
+    "nested": lambda inner: AdaptiveGradientClipping(
+        CoupledWeightDecay(inner, 0.1, []), clip_factor=1e3
+    ),
+    "twice": lambda inner: AdaptiveGradientClipping(
+        AdaptiveGradientClipping(inner, clip_factor=1e3), clip_factor=1e4
+    ),
+}
+WITH_DECAY = {
+    "Adam": keras_optimizers.Adam,
+    "AdamW": keras_optimizers.AdamW,
+    "SGD": keras_optimizers.SGD,
+    "FusedAdam": FusedAdam,
+}
+SETTINGS = {
+    "weight_decay": 0.5,
+    "clipnorm": 1e-3,
+    "global_clipnorm": 1e-3,
+    "clipvalue": 1e-3,
+    "use_ema": True,
+    "ema_momentum": 0.5,
+    "ema_overwrite_frequency": 2,
+    "jit_compile": True,
+}
+
+
+def _two_steps(optimizer, model):
+    """Weights after two steps, and with the moving averages in their place."""
+    results = []
+    for _ in range(2):
+        gradients = _gradients(model)
+        optimizer.apply_gradients(
+            zip(gradients, model.trainable_variables, strict=True)
+        )
+    results += model.get_weights()
+    optimizer.finalize_variable_values(model.trainable_variables)
+    return results + model.get_weights()
+
+
+@pytest.mark.parametrize("inner", WITH_DECAY)
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_excluded_from_weight_decay(wrapper, inner):
+    plain, wrapped = (WITH_DECAY[inner](0.1, weight_decay=0.5) for _ in range(2))
+    wrapped = WRAPPED[wrapper](wrapped)
+    assert wrapped.weight_decay == 0.5
+    results = []
+    for optimizer in (plain, wrapped):
+        model = _model()
+        kernel = model.layers[0].kernel
+        optimizer.exclude_from_weight_decay(var_list=[kernel], var_names=["bias"])
+        zeros = [tf.zeros_like(v) for v in model.trainable_variables]
+        before = model.get_weights()
+        optimizer.apply_gradients(zip(zeros, model.trainable_variables, strict=True))
+        moved = [
+            np.any(a != b) for a, b in zip(model.get_weights(), before, strict=True)
+        ]
+        assert moved == [False, False, True, False, True, False]
+        results.append(model.get_weights())
+    _assert_same(*results)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("inner", ["AdamW", "FusedAdam"])
+@pytest.mark.parametrize("wrapper", ["clipping", "decay", "nested"])
+def test_settings_reach_the_inner_optimizer(wrapper, inner, setting):
+    """Set after construction, as Keras allows."""
+    results = []
+    for wrap in (lambda optimizer: optimizer, WRAPPED[wrapper]):
+        plain = WITH_DECAY[inner](0.1)
+        optimizer = wrap(plain)
+        if setting.startswith("ema_"):
+            optimizer.use_ema = True
+        setattr(optimizer, setting, SETTINGS[setting])
+        assert getattr(optimizer, setting) == SETTINGS[setting]
+        assert getattr(plain, setting) == SETTINGS[setting]
+        model = _model()
+        results.append(_two_steps(optimizer, model))
+    _assert_same(*results)
+
+
+def test_what_keras_documents_reaches_the_inner_optimizer():
+    """Own are only what this class sets, and what must see all gradients."""
+    inner = keras_optimizers.SGD(0.1, momentum=0.5)
+    optimizer = WRAPPED["nested"](inner)
+    for name, value in vars(inner).items():
+        if not name.startswith("_") and name != "name":
+            assert getattr(optimizer, name) is value
+    optimizer.momentum = 0.9
+    optimizer.learning_rate = 0.2
+    assert inner.momentum == 0.9
+    assert inner.learning_rate is optimizer.lr
+    np.testing.assert_allclose(inner.learning_rate, 0.2)
+    documented = {
+        name
+        for name, value in vars(keras_optimizers.Optimizer.__base__).items()
+        if not name.startswith("_") and not isinstance(value, classmethod)
+    }
+    own = {name for cls in type(optimizer).__mro__[:3] for name in vars(cls)}
+    # It applies what `compute_gradients` gives.
+    assert documented - own == {"minimize"}
+    slot = optimizer.add_variable([2], name="slot")
+    assert inner.variables[-1] is slot
+    with pytest.raises(AttributeError, match="no attribute 'momentums'"):
+        optimizer.momentums  # noqa: B018
+
+
+def test_attributes_of_the_wrapper_are_its_own():
+    inner = AdaptiveGradientClipping("sgd", clip_factor=0.5, name="inner")
+    outer = AdaptiveGradientClipping(inner, clip_factor=0.1, name="outer")
+    assert (inner.clip_factor, outer.clip_factor) == (0.5, 0.1)
+    outer.clip_factor = 0.2
+    outer.name = "other"
+    assert (inner.clip_factor, inner.name) == (0.5, "inner")
+    decay = CoupledWeightDecay(keras_optimizers.AdamW(weight_decay=0.5), 0.1, [])
+    assert (decay.weight_decay, decay.get_config()["weight_decay"]) == (0.5, 0.1)
+
+
 # --- Selection ------------------------------------------------------------------------
 
 
@@ -689,6 +810,211 @@ def test_layers_that_are_built_later():
     model.compile(optimizer, cross_entropy, run_eagerly=True)
     model.train_on_batch(x, y)
     assert optimizer.get_config()["exclude"] == [2, 3]
+
+
+def _foreign():
+    return {
+        "a layer": tf.keras.layers.Dense(3, name="stranger"),
+        "a variable": tf.Variable(tf.ones([8, 3]), name="stranger"),
+    }
+
+
+@pytest.mark.parametrize("argument", ["exclude", "variables", "units"])
+@pytest.mark.parametrize("kind", _foreign())
+def test_selections_of_another_model_are_an_error(argument, kind):
+    stranger = _foreign()[kind]
+    if isinstance(stranger, tf.keras.layers.Layer):
+        stranger.build((None, 8))
+    model = _model()
+    chosen = [model.layers[0], stranger]
+    optimizer = {
+        "exclude": lambda: AdaptiveGradientClipping("sgd", exclude=chosen),
+        "variables": lambda: CoupledWeightDecay("sgd", 0.1, chosen),
+        "units": lambda: AdaptiveGradientClipping(
+            "sgd", units=[(item, -1) for item in chosen]
+        ),
+    }[argument]()
+    model.compile(optimizer, cross_entropy, run_eagerly=True)
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"`{argument}` must .*'stranger.*Fix: "):
+            _fit(model, epochs=1)
+
+
+def test_layers_that_were_never_built_are_an_error():
+    model, stranger = _model(), tf.keras.layers.Dense(3, name="stranger")
+    optimizer = AdaptiveGradientClipping("sgd", exclude=[stranger])
+    with pytest.raises(UserError, match=r"'stranger', which has not been called yet"):
+        optimizer.get_config()
+    model.compile(optimizer, cross_entropy, run_eagerly=True)
+    with pytest.raises(UserError, match=r"'stranger', which has not been called yet"):
+        _fit(model, epochs=1)
+
+
+def test_layers_without_variables_and_frozen_variables_may_be_excluded():
+    model = _model()
+    frozen = tf.Variable(1.0, trainable=False)
+    flatten = tf.keras.layers.Flatten()
+    flatten(model.output)
+    optimizer = AdaptiveGradientClipping(
+        "sgd", exclude=[flatten, frozen, model.layers[0]]
+    )
+    optimizer.build(model.trainable_variables)
+    assert optimizer.get_config()["exclude"] == [0, 1]
+
+
+# --- Units ----------------------------------------------------------------------------
+
+L = tf.keras.layers
+DEPTHWISE = {
+    "DepthwiseConv1D": (lambda: L.DepthwiseConv1D(3, depth_multiplier=2), (8, 4)),
+    "DepthwiseConv2D": (lambda: L.DepthwiseConv2D(3, depth_multiplier=2), (8, 8, 4)),
+    "SeparableConv1D": (lambda: L.SeparableConv1D(5, 3), (8, 4)),
+    "SeparableConv2D": (lambda: L.SeparableConv2D(5, 3), (8, 8, 4)),
+    "QuantDepthwiseConv2D": (lambda: lq.layers.QuantDepthwiseConv2D(3), (8, 8, 4)),
+    "QuantSeparableConv1D": (lambda: lq.layers.QuantSeparableConv1D(5, 3), (8, 4)),
+    "QuantSeparableConv2D": (lambda: lq.layers.QuantSeparableConv2D(5, 3), (8, 8, 4)),
+}
+
+
+def _one_step(optimizer, layer):
+    """Gradients of the layer's weights, and the steps that were taken."""
+    before = [v.numpy() for v in layer.trainable_variables]
+    gradients = [rng.normal(size=v.shape).astype("float32") for v in before]
+    for gradient in gradients[:1]:
+        gradient[..., 0] *= 100
+    pairs = zip(map(tf.constant, gradients), layer.trainable_variables, strict=True)
+    optimizer.apply_gradients(pairs)
+    after = [v.numpy() for v in layer.trainable_variables]
+    return before, gradients, [b - a for b, a in zip(before, after, strict=True)]
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("case", DEPTHWISE)
+def test_units_of_depthwise_kernels(case, in_graph):
+    """Each channel and multiplier has a filter of its own."""
+    build, shape = DEPTHWISE[case]
+    layer = build()
+    layer.build((None, *shape))
+    optimizer = AdaptiveGradientClipping(
+        keras_optimizers.SGD(1.0), 0.5, track_clipping=True
+    )
+    if in_graph:
+        optimizer.build(layer.trainable_variables)
+        optimizer.apply_gradients = tf.function(optimizer.apply_gradients)
+    before, gradients, steps = _one_step(optimizer, layer)
+    kernels = [v.name.split("/")[-1] for v in layer.trainable_variables]
+    assert kernels[0] == "depthwise_kernel:0"
+    for i, (w, g, step) in enumerate(zip(before, gradients, steps, strict=True)):
+        axis = tuple(range(w.ndim - 2)) if i == 0 else None
+        expected = oracles.agc(g, w, 0.5, axis=axis)
+        np.testing.assert_allclose(step, expected, rtol=1e-4, atol=1e-5)
+    # A bias is one unit; each kernel has as many as it has filters.
+    model = tf.keras.Sequential([tf.keras.Input(shape), layer])
+    fractions = [r["fraction"] for r in optimizer.clipping_report().values()]
+    counts = [np.prod(before[0].shape[-2:])] + [
+        w.shape[-1] if w.ndim > 1 else 1 for w in before[1:]
+    ]
+    (fraction,) = optimizer.layer_clipping_report(model).values()
+    expected = np.average(fractions, weights=counts)
+    np.testing.assert_allclose(fraction, expected, rtol=1e-5)
+
+
+def test_a_weak_channel_of_a_depthwise_kernel_takes_small_steps():
+    """By a bare variable of Keras's name, too."""
+    kernel = np.ones((3, 3, 2, 1), "float32") / 3 * [[[[0.01], [1.0]]]]
+    variable = tf.Variable(kernel.astype("float32"), name="depthwise_kernel")
+    optimizer = AdaptiveGradientClipping(keras_optimizers.SGD(1.0), 1.0)
+    optimizer.apply_gradients([(tf.fill((3, 3, 2, 1), 10.0), variable)])
+    steps = np.linalg.norm((kernel - variable.numpy()).reshape(9, 2), axis=0)
+    np.testing.assert_allclose(steps, [0.01, 1.0], rtol=1e-5)
+
+
+UNITS = {
+    "Conv1DTranspose": (lambda: L.Conv1DTranspose(5, 3), (8, 4), -2, (0, 2)),
+    "Conv2DTranspose": (lambda: L.Conv2DTranspose(5, 3), (8, 8, 4), -2, (0, 1, 3)),
+    "Conv3DTranspose": (lambda: L.Conv3DTranspose(5, 3), (4, 4, 4, 2), 3, (0, 1, 2, 4)),
+    "QuantConv2DTranspose": (
+        lambda: lq.layers.QuantConv2DTranspose(5, 3),
+        (8, 8, 4),
+        [2],
+        (0, 1, 3),
+    ),
+    "EinsumDense": (
+        lambda: L.EinsumDense("bi,ihd->bhd", (2, 3), bias_axes="hd"),
+        (4,),
+        (-1, 1),
+        (0,),
+    ),
+    "Dense, one unit": (lambda: L.Dense(5), (4,), (), (0, 1)),
+}
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("case", UNITS)
+def test_units_by_axes(case, in_graph):
+    build, shape, axes, axis = UNITS[case]
+    layer = build()
+    layer.build((None, *shape))
+    optimizer = AdaptiveGradientClipping(
+        keras_optimizers.SGD(1.0), 0.5, units={layer: axes}
+    )
+    if in_graph:
+        optimizer.build(layer.trainable_variables)
+        optimizer.apply_gradients = tf.function(optimizer.apply_gradients)
+    before, gradients, steps = _one_step(optimizer, layer)
+    expected = oracles.agc(gradients[0], before[0], 0.5, axis=axis)
+    np.testing.assert_allclose(steps[0], expected, rtol=1e-4, atol=1e-5)
+    expected = oracles.agc(gradients[1], before[1], 0.5)
+    np.testing.assert_allclose(steps[1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_units_of_attention_and_of_small_variables():
+    """Per head and output, by `ref()` as TensorFlow's variables are not hashable."""
+    layer = L.MultiHeadAttention(2, 3)
+    query = tf.ones((1, 4, 6))
+    layer(query, query)
+    vector = tf.Variable(tf.ones(3))
+    kernels = [v for v in layer.trainable_variables if v.shape.rank == 3]
+    heads = [v for v in kernels if v.shape[0] == 6]
+    units = {v.ref(): (1, 2) for v in heads} | {vector.ref(): 0}
+    optimizer = AdaptiveGradientClipping(keras_optimizers.SGD(1.0), 0.5, units=units)
+    variables = [*heads, vector]
+    before = [v.numpy() for v in variables]
+    gradients = [rng.normal(size=v.shape).astype("float32") for v in before]
+    optimizer.apply_gradients(zip(map(tf.constant, gradients), variables, strict=True))
+    for v, w, g in zip(variables, before, gradients, strict=True):
+        axis = 0 if v is not vector else ()
+        step = oracles.agc(g, w, 0.5, axis=axis)
+        np.testing.assert_allclose(w - v.numpy(), step, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("when", ["before the first step", "later"])
+def test_units_are_saved(when, tmp_path):
+    image = tf.keras.Input((4, 4, 3))
+    outputs = L.Conv2DTranspose(3, 3, name="up")(L.DepthwiseConv2D(1)(image))
+    model = tf.keras.Model(image, L.GlobalAveragePooling2D()(outputs))
+    optimizer = AdaptiveGradientClipping(
+        keras_optimizers.SGD(1.0), units={model.get_layer("up"): -2}
+    )
+    model.compile(optimizer, "mse", run_eagerly=True)
+    data = rng.normal(size=(4, 4, 4, 3)), np.zeros((4, 3))
+    if when == "later":
+        model.train_on_batch(*data)
+        assert optimizer.get_config()["units"] == [[2, [2]]]
+    for name in ("m.keras", "m.h5"):
+        model.save(tmp_path / name)
+        loaded = tf.keras.models.load_model(tmp_path / name)
+        loaded.run_eagerly = True
+        twin = tf.keras.models.clone_model(model)
+        twin.set_weights(model.get_weights())
+        again = AdaptiveGradientClipping(
+            keras_optimizers.SGD(1.0), units={twin.get_layer("up"): -2}
+        )
+        twin.compile(again, "mse", run_eagerly=True)
+        for trained in (loaded, twin):
+            trained.train_on_batch(*data)
+        assert loaded.optimizer.get_config()["units"] == [[2, [2]]]
+        _assert_same(loaded.get_weights(), twin.get_weights())
 
 
 # --- Reports --------------------------------------------------------------------------
@@ -820,7 +1146,7 @@ def test_callback_needs_a_counting_optimizer(optimizer, received):
 # --- Wrong arguments ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [0, -0.02, float("nan"), "0.02", True])
+@pytest.mark.parametrize("value", [0, -0.02, np.nan, np.inf, "0.02", True, None])
 def test_clip_factor_must_be_positive(value):
     with pytest.raises(
         ValueError, match=r"`clip_factor` must be .*Fix: 0\.02 is the p"
@@ -873,16 +1199,18 @@ def test_loss_scaling_goes_outside(wrapper):
         _WRAPPERS[wrapper](inner)
 
 
-@pytest.mark.parametrize("value", ["0.1", "fast", None, [0.1], True, object()])
+@pytest.mark.parametrize(
+    "value", ["0.1", "fast", None, [0.1], True, object(), np.nan, np.inf]
+)
 def test_learning_rate_must_be_a_number_or_schedule(value):
-    message = r"`learning_rate` must be a number or a .*Schedule.*Fix: for example 5e-4"
+    message = r"`learning_rate` must be a finite .*Schedule.*Fix: for example 5e-4"
     with pytest.raises(TypeError, match=message):
         AdaptiveGradientClipping("adam").learning_rate = value
 
 
 def test_learning_rate_of_the_inner_optimizer_must_be_a_number():
     """Keras takes this one, and fails in the first step."""
-    with pytest.raises(TypeError, match=r"`learning_rate` must be a number.*\[0\.1\]"):
+    with pytest.raises(TypeError, match=r"`learning_rate` must be a finite .*\[0\.1\]"):
         AdaptiveGradientClipping(keras_optimizers.Adam([0.1]))
 
 
@@ -894,8 +1222,8 @@ _SELECTIONS = {
 
 @pytest.mark.parametrize("argument", _SELECTIONS)
 def test_selections_are_lists(argument):
-    message = rf"`{argument}` must be a list .*Fix: wrap it, {argument}=\[\.\.\.\]"
-    for value in ("classifier", tf.keras.layers.Dense(3), tf.Variable(1.0)):
+    message = rf"`{argument}` must be a list .*Fix: wrap it, {argument}=\[\.\.\.\], or"
+    for value in ("classifier", tf.keras.layers.Dense(3), tf.Variable(1.0), None, 1):
         with pytest.raises(TypeError, match=message):
             _SELECTIONS[argument](value)
 
@@ -905,6 +1233,34 @@ def test_selections_hold_variables_and_layers(item):
     message = r"`exclude` must hold variables or layers.*Fix: pass .*get_layer"
     with pytest.raises(TypeError, match=message):
         AdaptiveGradientClipping("adam", exclude=[item])
+
+
+@pytest.mark.parametrize("value", [None, 3, "kernel", {"kernel": -1}, [1, 2]])
+def test_units_map_layers_to_axes(value):
+    with pytest.raises(TypeError, match=r"`units` must (map|hold) .*Fix: "):
+        AdaptiveGradientClipping("adam", units=value)
+    with pytest.raises(TypeError, match=r"`units` must map .*Fix: for example"):
+        AdaptiveGradientClipping("adam", units={tf.keras.layers.Dense(3): "last"})
+
+
+@pytest.mark.parametrize("axes", [2, -3, (0, 0), (1, -1)])
+def test_units_are_axes_of_their_variables(axes):
+    model = _model()
+    optimizer = AdaptiveGradientClipping("sgd", units={model.layers[0]: axes})
+    message = r"`units` must hold axes .*'hidden1/kernel:0' of shape \(8, 8\).*Fix: "
+    with pytest.raises(UserError, match=message):
+        optimizer.build(model.trainable_variables)
+
+
+@pytest.mark.parametrize("wrapper", _WRAPPERS)
+def test_optimizers_without_a_gradient_step_are_refused(wrapper):
+    with pytest.raises(TypeError, match=rf"optimizers.Bop. Fix: .*{wrapper.__name__}"):
+        _WRAPPERS[wrapper](lq.optimizers.Bop())
+
+
+def test_names_of_optimizers_must_be_known():
+    with pytest.raises(UserError, match=r"Received: 'adm'. Fix: for example 'adam'"):
+        AdaptiveGradientClipping("adm")
 
 
 def test_transformations_must_define_transform():

@@ -25,9 +25,10 @@ def approx_sign_grad(x) -> np.ndarray:
     return np.where(np.abs(x) <= 1, 2 - 2 * np.abs(x), 0.0)
 
 
-def agc(g, p, clip_factor, eps=1e-3) -> np.ndarray:
-    """Adaptive gradient clipping in Keras's layout."""
-    axis = tuple(range(g.ndim - 1)) if g.ndim > 1 else None
+def agc(g, p, clip_factor, eps=1e-3, axis=None) -> np.ndarray:
+    """Adaptive gradient clipping in Keras's layout; `axis` are those of one unit."""
+    if axis is None and g.ndim > 1:
+        axis = tuple(range(g.ndim - 1))
     norm = np.sqrt((g**2).sum(axis, keepdims=True))
     limit = clip_factor * np.maximum(np.sqrt((p**2).sum(axis, keepdims=True)), eps)
     return np.where(norm >= limit, g * limit / np.maximum(norm, 1e-6), g)

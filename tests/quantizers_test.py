@@ -1,4 +1,5 @@
 import inspect
+import itertools
 
 import larq as lq
 import numpy as np
@@ -6,7 +7,15 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from larq_nobn.quantizers import ScaledSign, SigmoidSign, scaled_sign, sigmoid_sign
+from larq_nobn.layers import QuantConv2D, ScaledWSConv2D
+from larq_nobn.models import FusedModel
+from larq_nobn.quantizers import (
+    FusedApproxSign,
+    ScaledSign,
+    SigmoidSign,
+    scaled_sign,
+    sigmoid_sign,
+)
 
 rng = np.random.default_rng(0)
 
@@ -125,3 +134,45 @@ def test_scaled_sign_needs_a_positive_clip_value(clip_value):
 def test_sigmoid_sign_needs_a_positive_slope(slope):
     with pytest.raises(ValueError, match=r"`slope` must be a positive .* 3\.0 is A&B"):
         SigmoidSign(slope)
+
+
+# --- Larq's metrics -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [QuantConv2D, ScaledWSConv2D, lq.layers.QuantConv2D])
+@pytest.mark.parametrize("cls", [ScaledSign, SigmoidSign, FusedApproxSign])
+def test_flip_ratio(layer, cls):
+    """The mean over steps of the fraction of signs that have changed."""
+    layer = layer(
+        2,
+        3,
+        kernel_quantizer=cls(metrics=["flip_ratio"]),
+        kernel_constraint="weight_clip",
+    )
+    x = tf.ones((1, 4, 4, 3))
+    train = tf.function(lambda: layer(x, training=True))
+    layer.build(x.shape)
+    signs = []
+    for _ in range(4):
+        layer.kernel.assign(rng.normal(size=layer.kernel.shape))
+        train()
+        kernel = layer.kernel.numpy()
+        if isinstance(layer, ScaledWSConv2D):
+            kernel = kernel - kernel.mean((0, 1, 2))
+        signs.append(kernel >= 0)
+    expected = np.mean([np.mean(a != b) for a, b in itertools.pairwise(signs)])
+    measured = layer.kernel_quantizer.flip_ratio.result()
+    np.testing.assert_allclose(measured, expected, rtol=1e-5)
+
+
+def test_metrics_scope():
+    with lq.context.metrics_scope(["flip_ratio"]):
+        x = image = tf.keras.Input((8, 8, 3))
+        for quantizer in ("approx_sign", FusedApproxSign()):
+            x = ScaledWSConv2D(
+                4, 3, input_quantizer=quantizer, kernel_quantizer="scaled_sign"
+            )(x)
+    model = FusedModel(image, tf.keras.layers.GlobalAveragePooling2D()(x))
+    model.compile("sgd", "mse")
+    history = model.fit(rng.normal(size=(4, 8, 8, 3)), np.zeros((4, 4)), verbose=0)
+    assert len([name for name in history.history if "flip_ratio" in name]) == 2

@@ -108,7 +108,7 @@ def _check(call: Call) -> None:
     elif any(map(is_batch_norm, with_sublayers(layer))):
         raise UserError(
             "Batch norm must be a layer of the model itself",
-            got=f"layer {layer.name!r} of class {type(layer).__name__}, with batch "
+            got=f"layer {layer.name!r} of class {type(layer).__qualname__}, with batch "
             "norm inside",
             fix="call its layers in the model",
         )

@@ -147,7 +147,7 @@ def clone(layer: Layer) -> Layer:
     except (NotImplementedError, TypeError, ValueError) as error:
         raise UserError(
             "Every layer must be one that Keras can make again",
-            got=f"layer {layer.name!r} of class {type(layer).__name__} ({error})",
+            got=f"layer {layer.name!r} of class {type(layer).__qualname__} ({error})",
             fix="give the class a get_config() that returns its constructor's "
             "arguments",
         ) from error

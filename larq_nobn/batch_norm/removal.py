@@ -214,7 +214,7 @@ class _Removal:
     def _translate(self, call: Call, args, kwargs):
         layer = call.layer
         if problem := self._problem(call):
-            self._note(call, f"as it is ({type(layer).__name__})", problem)
+            self._note(call, f"as it is ({type(layer).__qualname__})", problem)
             return self._keep(call, args, kwargs)
         if is_batch_norm(layer):
             return self._replace_norm(call, args[0])
@@ -264,7 +264,7 @@ class _Removal:
         )
 
     def _note(self, call: Call, after: str, problem: str = "") -> None:
-        change = Change(call.layer.name, type(call.layer).__name__, after, problem)
+        change = Change(call.layer.name, type(call.layer).__qualname__, after, problem)
         if change not in self.changes:  # a shared layer is met once per call
             self.changes.append(change)
 
@@ -331,7 +331,8 @@ class _Removal:
             for weight in new.trainable_weights:
                 if weight.constraint is not None:
                     weight.assign(weight.constraint(weight))
-            self._note(call, f"{type(layer).__name__} with ScaledWeightStandardization")
+            name = type(layer).__qualname__
+            self._note(call, f"{name} with ScaledWeightStandardization")
         return apply(self.layers[layer], *args, **kwargs)
 
     def _adds(self, call: Call, args, kwargs) -> bool:
@@ -366,7 +367,7 @@ class _Removal:
         if index < 0:
             self._note(
                 call,
-                f"as it is ({type(call.layer).__name__})",
+                f"as it is ({type(call.layer).__qualname__})",
                 "both sides alike: which is the shortcut cannot be told",
             )
             return self._keep(call, args, kwargs)

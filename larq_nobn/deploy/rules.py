@@ -68,11 +68,11 @@ def rewrite(
     # By exact class: a subclass may compute something else.
     function = _REWRITES.get(type(layer))
     if function is None:
-        known = ", ".join(sorted({cls.__name__ for cls in _REWRITES}))
+        known = ", ".join(sorted({cls.__qualname__ for cls in _REWRITES}))
         raise UserError(
             f"Every layer must be one that the export knows ({known})",
             got=f"layer {layer.name!r} of class "
-            f"{type(layer).__module__}.{type(layer).__name__}",
+            f"{type(layer).__module__}.{type(layer).__qualname__}",
             fix="build the model from these layers, without models inside the model",
         )
     for weight in layer.weights:

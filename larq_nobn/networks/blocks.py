@@ -157,6 +157,7 @@ def conv(
         kernel_quantizer="scaled_sign" if binary else None,
         kernel_initializer=_kernel_initializer(sign),
         use_bias=False,
+        data_format="channels_last",
         name=name,
     )(x)
     if config.network.norm == "batch":
@@ -188,12 +189,18 @@ def binary_conv(
     )
 
 
+def _average_pool(x: tf.Tensor, size: int, name: str) -> tf.Tensor:
+    return tf.keras.layers.AveragePooling2D(
+        size, data_format="channels_last", name=name
+    )(x)
+
+
 def downsample_shortcut(
     u: tf.Tensor, config: BlockConfig, filters: int, stride: int, name: str
 ) -> tf.Tensor:
     """Average pool and 1×1 convolution on real activations."""
     if stride > 1:
-        u = tf.keras.layers.AveragePooling2D(stride, name=f"{name}_downsample_pool")(u)
+        u = _average_pool(u, stride, f"{name}_downsample_pool")
     network = config.network
     binary = network.binary_weights and network.binary_downsample
     return conv(u, config, filters, 1, binary=binary, name=f"{name}_downsample")
@@ -288,7 +295,7 @@ def mobile_block(
     r = x
     if stride > 1:
         r = x if config.add_and_bit else u
-        r = tf.keras.layers.AveragePooling2D(stride, name=f"{name}_pool")(r)
+        r = _average_pool(r, stride, f"{name}_pool")
     o = ScaledAdd(alpha, name=f"{name}_add1")([f, r])
     o = config.rprelu(o, f"{name}_rprelu1")
 

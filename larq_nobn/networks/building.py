@@ -91,7 +91,7 @@ def _head(
 ) -> tf.Tensor:
     """Global average pool, dense layer and activation."""
     bound = x.shape[-1] ** -0.5  # PyTorch's default for dense layers
-    x = tf.keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    x = tf.keras.layers.GlobalAveragePooling2D("channels_last", name="pool")(x)
     x = tf.keras.layers.Dense(
         num_classes,
         kernel_initializer=tf.keras.initializers.RandomUniform(-bound, bound),

@@ -58,7 +58,9 @@ class ResNet:
         config = BlockConfig(network, self.react, self.add_and_bit)
         if network.stem == "imagenet":
             x = conv(x, config, self.width, 7, strides=2, name="stem")
-            x = SymmetricMaxPooling2D(3, 2, name="stem_pool")(x)
+            x = SymmetricMaxPooling2D(
+                3, 2, data_format="channels_last", name="stem_pool"
+            )(x)
         else:
             x = conv(x, config, self.width, 3, name="stem")
         downsamples = [stage > 0 for stage in range(len(self.units))]

@@ -143,9 +143,12 @@ class NetworkSpec:
         except (TypeError, ValueError, OverflowError):
             fits = False
         if not fits:
-            hint = ", or use the CIFAR stem" if self.stem == "imagenet" else ""
-            fix = f"resize or crop the images to a multiple of {stride}{hint}"
-            if not isinstance(given, list | tuple) or len(given) != 3:
+            fix = f"resize or crop the images to a multiple of {stride}"
+            if self.stem == "imagenet":
+                fix += ", or use the CIFAR stem"
+            if isinstance(given, tuple | list) and len(given) == 2:
+                fix = f"say the channels, too: ({given[0]}, {given[1]}, 3)"
+            elif not isinstance(given, tuple | list) or len(given) != 3:
                 fix = "give three numbers, the channels last, such as (32, 32, 3)"
             raise UserError(
                 "`input_shape` must be (height, width, channels), height and width "

@@ -118,11 +118,8 @@ def _packed_kernel(layer: QuantConv2D) -> dict[str, np.ndarray]:
         latent = layer.kernel.numpy()
         centred = latent - latent.mean((0, 1, 2))
         magnitude = np.float32(np.sqrt(np.mean(np.square(centred))) or 1.0)
-        new = binary_kernel(layer, np.where(positive, magnitude, -magnitude))
-        # A constant channel convolves with zeros, before and after.
-        new_scale = _scale(new)
-        ratio = np.divide(scale, new_scale, np.ones_like(scale), where=new_scale > 0)
-        others = {f"{layer.name}/gain": np.float32(layer.gain.numpy() * ratio)}
+        new = layer.gain_for(np.where(positive, magnitude, -magnitude))
+        others = {f"{layer.name}/gain": np.float32(new)}
     else:
         # Of a kernel ±t, most quantizers' magnitude is t itself.
         new_scale = _scale(binary_kernel(layer, np.where(positive, scale, -scale)))

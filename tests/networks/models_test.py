@@ -267,6 +267,22 @@ def test_images_of_any_size(tiny, name):
     assert with_top(x).shape == (2, 3)
 
 
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_a"])
+@pytest.mark.parametrize("norm", ["free", "batch"])
+def test_channels_are_last_whatever_keras_prefers(tiny, name, norm, stem):
+    arguments = {"norm": norm, "stem": stem, "input_shape": (32, 32, 3)}
+    expected = tiny(name, **arguments)
+    tf.keras.backend.set_image_data_format("channels_first")
+    try:
+        model = tiny(name, **arguments)
+    finally:
+        tf.keras.backend.set_image_data_format("channels_last")
+    model.set_weights(expected.get_weights())
+    images = _images(2, 32, 32, 3)
+    np.testing.assert_allclose(model(images), expected(images), rtol=1e-5)
+
+
 def test_other_numbers_of_channels(tiny):
     assert tiny(input_shape=(8, 8, 1))(_images(2, 8, 8, 1)).shape == (2, 3)
 
@@ -503,7 +519,7 @@ def test_saves_and_loads(tiny, name, norm, file, tmp_path):
         ),
         (
             {"input_shape": (8, 8)},
-            r"`input_shape` must be \(height, width, chan.*\(8, 8\)",
+            r"`input_shape` must be \(height, width, chan.*Fix: say .*\(8, 8, 3\)",
         ),
         ({"input_shape": (8, 8, None)}, r"`input_shape` must be .*\(8, 8, None\)"),
         ({"input_shape": (0, 8, 3)}, r"`input_shape` must be .*\(0, 8, 3\)"),

@@ -82,6 +82,14 @@ CASES = {
     ),
     "agc_scale": ("agc_scale", (KERNEL, KERNEL), _with(0.9, 1e-3)),
     "agc_scale of a vector": ("agc_scale", (CHANNEL, CHANNEL), _with(0.5, 1e-3)),
+    **{
+        f"agc_scale by {units}": (
+            "agc_scale",
+            (KERNEL, KERNEL),
+            _with(0.9, 1e-3, units),
+        )
+        for units in ((3,), (2, -1), (2,), (0, 3), (0, 1, 2, 3), ())
+    },
 }
 
 
