@@ -162,5 +162,5 @@ def test_bomb(own):
     ],
 )
 def test_wrong_index(data):
-    with pytest.raises(UserError, match="x must be the index of a folder of bundles"):
+    with pytest.raises(UserError, match="x must be the index of a folder of up to"):
         load_index(data, "x")
