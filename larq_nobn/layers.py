@@ -246,7 +246,7 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
         return config
 
 
-@register_layer("Scaled_ws_conv2d")
+@register_layer("ScaledWsConv2D")
 class ScaledWSConv2D(QuantConv2D):
     r"""Quantized convolution with scaled weight standardization and a learned gain.
 
@@ -494,7 +494,7 @@ class RSign(_NamedWeights, lq.quantizers.Quantizer):
         return {**super().get_config(), "quantizer": quantizer}
 
 
-@register_layer("Rp_re_lu")
+@register_layer("RpReLu")
 class RPReLU(_NamedWeights, tf.keras.layers.Layer):
     r"""ReActNet's PReLU with shifts before and after.
 
