@@ -101,6 +101,9 @@ def create_model(
         "norm": norm,
         "binary_weights": binary_weights,
         "binary_downsample": binary_downsample,
+        "binary_activations": binary_activations,
+    }
+    left_open = {
         "stem": stem,
         "alpha": alpha,
         "width": width,
@@ -108,9 +111,8 @@ def create_model(
         "input_shape": input_shape,
         "num_classes": num_classes,
         "surrogate": surrogate,
-        "binary_activations": binary_activations,
     }
-    given = {key: value for key, value in given.items() if value is not None}
+    given |= {key: value for key, value in left_open.items() if value is not None}
     card = None if name in FAMILIES else card_named(name)
     if card is not None:
         # What is said of it by its name need not be said again.

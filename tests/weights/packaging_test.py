@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 FIND = """
 from larq_nobn import weights
 from larq_nobn.training import load_recipe
-print(*(found.where for found in weights.list_weights()), sep="\\n")
+found = [published.where for published in weights.list_weights()]
+print(*(where for where in found if not where.startswith("hf://")), sep="\\n")
 print(load_recipe("cifar10_reactnet18").dataset)
 """
 
