@@ -33,7 +33,8 @@ def choose(name: str, weights: Any, given: Mapping[str, Any]) -> NetworkSpec:
     Raises:
         UserError: If an argument is wrong.
     """
-    card = _card(name, weights, given) if name in FAMILIES else None
+    known = isinstance(name, str) and name in FAMILIES
+    card = _card(name, weights, given) if known else None
     if card is None:
         return NetworkSpec(name, **given)
     return _specified(card, given)

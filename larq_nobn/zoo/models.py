@@ -113,7 +113,8 @@ def create_model(
         "surrogate": surrogate,
     }
     given |= {key: value for key, value in left_open.items() if value is not None}
-    card = None if name in FAMILIES else card_named(name)
+    is_bundle = isinstance(name, str) and name not in FAMILIES
+    card = card_named(name) if is_bundle else None
     if card is not None:
         # What is said of it by its name need not be said again.
         own = {f.name: getattr(card.network, f.name) for f in fields(card.network)}
