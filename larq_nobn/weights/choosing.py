@@ -119,7 +119,8 @@ def _fits(card: Card, name: str, dataset: str, given: Mapping[str, Any]) -> bool
     if (network.name, card.dataset) != (name, dataset):
         return False
     # The same body takes other classes and sizes of images.
-    body = {k: v for k, v in given.items() if k not in ("num_classes", "input_shape")}
+    body = {k: v for k, v in given.items() if k != "num_classes"}
+    body["input_shape"] = (None, None, network.input_shape[-1])
     return _specified(card, body).shares_body_with(network)
 
 

@@ -153,7 +153,8 @@ def load(bundle: str | os.PathLike, **kwargs: Any) -> tf.keras.Model:
     Example:
         >>> model = load("reactnet18_free_cifar10")
     """
-    card = card_of(bundle)
+    is_path = isinstance(bundle, (str, os.PathLike)) and str(bundle)
+    card = card_of(bundle) if is_path else None
     if card is None:
         raise UserError(
             "`bundle` must be a published model's name, folder or hf:// address",
