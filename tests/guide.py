@@ -79,7 +79,9 @@ def run(page: Path) -> None:
         (Path(folder)).symlink_to(ROOT / folder)
     namespace = {"__name__": "__main__"}
     for block in blocks(page):
-        if block.language == "python":
+        if block.language == "python" and block.parsed_only:
+            compile(block.code, str(page), "exec")
+        elif block.language == "python":
             if block.saved_as:
                 Path(block.saved_as).write_text(block.code)
             code = "\n" * (block.line - 1) + block.code
