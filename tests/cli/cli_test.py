@@ -159,8 +159,16 @@ def test_a_full_disk_at_the_last_flush_is_said():
         process = _version_into(full)
         _, error = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert error.startswith("larq-nobn: error: No space left on device. Fix: check")
-    assert error.count("\n") == 1
+    assert _own(error) == [
+        "larq-nobn: error: No space left on device. Fix: check path, permissions and "
+        "free space."
+    ]
+    assert "Traceback" not in error
+
+
+def _own(error: str) -> list[str]:
+    """Lines without those that TensorFlow 2.19 writes whatever its log level."""
+    return [line for line in error.splitlines() if "larq-nobn" in line]
 
 
 def test_a_reader_that_is_gone_is_no_error():
@@ -169,7 +177,8 @@ def test_a_reader_that_is_gone_is_no_error():
     process = _version_into(writing)
     os.close(writing)
     _, error = process.communicate(timeout=120)
-    assert (process.returncode, error) == (141, "")
+    assert (process.returncode, _own(error)) == (141, [])
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(
