@@ -159,10 +159,8 @@ def test_a_full_disk_at_the_last_flush_is_said():
         process = _version_into(full)
         _, error = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert _own(error) == [
-        "larq-nobn: error: No space left on device. Fix: check path, permissions and "
-        "free space."
-    ]
+    (line,) = _own(error)
+    assert line.startswith("larq-nobn: error: No space left on device. Fix: check")
     assert "Traceback" not in error
 
 
