@@ -244,8 +244,9 @@ def fetch(
     actual = sha256(path)
     known = digest or (etag if _SHA256.fullmatch(etag) else None)
     commit = path.parents[len(Path(file).parts) - 1].name
-    _check(shown, actual, known, _pins().get(shown) if revision is None else None)
-    if shown not in _pins() and revision is None:
+    pinned = _pins()
+    _check(shown, actual, known, pinned.get(shown) if revision is None else None)
+    if shown not in pinned and revision is None:
         if known is None and file != CARD:
             warnings.warn(
                 f"Nothing says what {shown} should be: its SHA-256 {actual} was noted, "
@@ -256,7 +257,7 @@ def fetch(
             pins = cache_folder() / _PINS
             pins.parent.mkdir(parents=True, exist_ok=True)
             entry = {"sha256": actual, "commit": commit}
-            write_json(pins, {**_pins(), shown: entry})
+            write_json(pins, {**pinned, shown: entry})
     return path, {"commit": commit, "sha256": actual}
 
 
