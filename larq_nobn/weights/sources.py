@@ -1,15 +1,16 @@
 """The places that published models come from: folders, mirrors and the user's cache."""
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
-
-import tensorflow as tf
 
 from larq_nobn._errors import UserError, first_line
 from larq_nobn._files import write_json
@@ -17,14 +18,6 @@ from larq_nobn._shipped import shipped
 from larq_nobn._tables import format_table
 from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights import download
-from larq_nobn.weights.bundle import (
-    CARD,
-    INDEX,
-    call_arguments,
-    check_size,
-    load_index,
-    verify,
-)
 from larq_nobn.weights.card import (
     MAX_CARD_BYTES,
     Card,
@@ -32,6 +25,17 @@ from larq_nobn.weights.card import (
     parse_card,
     read_card,
 )
+from larq_nobn.weights.files import (
+    CARD,
+    INDEX,
+    call_arguments,
+    check_size,
+    load_index,
+    verify,
+)
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 _MOST_FAILURES = 3
 PACKAGED = shipped("zoo")
@@ -81,12 +85,19 @@ class Published:
         return call_arguments(self.card)
 
     @property
+    def top1(self) -> str | None:
+        """Accuracy as text: measured, or else as its publisher states it."""
+        if "top1" in self.card.metrics:
+            return f"{self.card.metrics['top1']:.2f} %"
+        published = self.card.origin.get("top1 as published")
+        return published and f"{published} (as published)"
+
+    @property
     def row(self) -> tuple[str, ...]:
         """The model as a row of a table under `PublishedList.HEADER`."""
         metrics = [f"{name} {value:.2f} %" for name, value in self.card.metrics.items()]
-        published = self.card.origin.get("top1 as published")
-        if published and not metrics:
-            metrics = [f"top1 {published} (as published)"]
+        if not metrics and (top1 := self.top1):
+            metrics = [f"top1 {top1}"]
         return (
             self.card.folder_name,
             self.dataset,
@@ -164,7 +175,7 @@ class Mirror:
     def __init__(self, url: str):
         self._root = url.rstrip("/")
         self.where = download.public(self._root)
-        # Of each mirror its own: mirrors may publish different bundles by one name.
+        # One folder per mirror: two may publish different bundles under one name.
         host = re.sub(r"[^A-Za-z0-9.-]", "_", urlsplit(url).netloc.rpartition("@")[2])
         digest = sha256(self._root.encode()).hexdigest()[:12]
         self.cache = cache_folder() / "mirrors" / f"{host}-{digest}"
@@ -199,7 +210,7 @@ class Mirror:
                 card = self._read_card(name)
             except UserError as error:
                 problems.append(str(error))
-                # One that hangs does so for each of its cards.
+                # A mirror that hangs would hang for each of its cards.
                 failures += isinstance(error, download.MirrorError)
                 if failures == _MOST_FAILURES:
                     problems.append(f"{self.where} was asked no further.")
@@ -246,7 +257,7 @@ class Mirror:
         except (UserError, OSError):
             if download.is_offline():
                 raise
-        # Not there, or damaged, or of an older card: everything anew.
+        # Missing, damaged, or of an older card: fetch everything again.
         url = self._url(card.folder_name)
         name, card = card.folder_name, self._read_card(card.folder_name) or card
         file = card.files.get(kind)
@@ -258,7 +269,7 @@ class Mirror:
         download.download(
             f"{url}/{file.name}", folder / file.name, file.size, file.sha256
         )
-        # The card comes last: without one, nothing in the cache exists.
+        # The card is written last: without it the cache entry does not exist.
         write_json(folder / CARD, card.to_json())
         return card, folder / file.name
 

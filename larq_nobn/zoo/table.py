@@ -45,12 +45,12 @@ def weights_table(
     rows = []
     for entry in published:
         profile = ModelProfile(build(entry.card.network))
-        name, top1 = entry.card.folder_name, entry.card.metrics.get("top1")
+        name = entry.card.folder_name
         rows.append(
             [
                 name,
                 entry.dataset,
-                "-" if top1 is None else f"{top1:.2f} %",
+                entry.top1 or "-",
                 f"{entry.size / 1e6:.2f} MB",
                 f"{profile.op_count('mac', 1) / 1e6:.0f} M",
                 f"{profile.op_count('mac', 32) / 1e6:.1f} M",
