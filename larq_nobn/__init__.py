@@ -6,29 +6,19 @@ The method of "BNN - BN = ?" (arXiv 2104.08215): `layers`, `quantizers`, `constr
 """
 
 import importlib
+import sys
+from pathlib import Path
 
-import larq_nobn._keras2  # noqa: F401  # isort: skip  (first: it selects Keras 2)
-import larq_nobn._tuner  # noqa: F401
-from larq_nobn import (
-    constraints,
-    layers,
-    losses,
-    math,
-    models,
-    ops,
-    optimizers,
-    quantizers,
-)
 from larq_nobn._errors import UserError
+from larq_nobn._lazy import lazy
 
 __version__ = "0.1.0"
 
-# Loaded on first use: they bring data and plotting libraries along.
-_LAZY = ("batch_norm", "callbacks", "deploy", "saving", "training", "tuning", "zoo")
-_FUNCTIONS = {"fold_batch_norm": "batch_norm", "remove_batch_norm": "batch_norm"}
-
-__all__ = [
-    "UserError",
+# First `_keras2`: it selects Keras 2. Keras finds the classes of saved models only once
+# they are imported.
+_METHOD = (
+    "_keras2",
+    "_tuner",
     "constraints",
     "layers",
     "losses",
@@ -37,14 +27,36 @@ __all__ = [
     "ops",
     "optimizers",
     "quantizers",
+)
+# Loaded on first use: they bring data and plotting libraries along.
+_LAZY = ("batch_norm", "callbacks", "deploy", "saving", "training", "tuning", "zoo")
+_FUNCTIONS = {"fold_batch_norm": "batch_norm", "remove_batch_norm": "batch_norm"}
+
+__all__ = [
+    "UserError",
+    *(name for name in _METHOD if not name.startswith("_")),
     *_LAZY,
     *_FUNCTIONS,
 ]
 
+__getattr__ = lazy(__name__, {name: name for name in _LAZY} | _FUNCTIONS)
 
-def __getattr__(name: str):
-    if name in _LAZY:
-        return importlib.import_module(f"larq_nobn.{name}")
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module(f"larq_nobn.{_FUNCTIONS[name]}"), name)
-    raise AttributeError(f"module 'larq_nobn' has no attribute {name!r}")
+
+def _import_method() -> None:
+    for name in _METHOD:
+        importlib.import_module(f"larq_nobn.{name}")
+
+
+def _is_command() -> bool:
+    """Whether this process is the command line, whose commands import what they need.
+
+    Those it starts for parts of its work are not, though they have its `sys.argv`.
+    """
+    _, *arguments = sys.orig_argv or [""]
+    if arguments[:2] == ["-m", "larq_nobn"]:
+        return True
+    return Path("".join(arguments[:1])).name in ("larq-nobn", "larq-nobn.exe")
+
+
+if not _is_command():
+    _import_method()

@@ -26,7 +26,7 @@ def new_figure(
     Returns:
         The figure.
     """
-    # Here, so that a training can be imported without Matplotlib.
+    # Imported here, so that `training` can be imported without Matplotlib.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -33,7 +33,7 @@ DAMAGE = (
     zlib.error,
 )
 
-# What `temporary_name` makes.
+# Names made by `temporary_name`.
 _TEMPORARY = re.compile(r"\..+\.\d+(-\d+)?\.tmp(\.keras)?")
 
 

@@ -38,7 +38,7 @@ def check_environment() -> None:
     try:
         version = getattr(tf.keras, "__version__", "2.15")
     except ImportError as error:
-        # TensorFlow 2.15 brings Keras 2, and wants tf_keras only if it is told to.
+        # TensorFlow 2.15 includes Keras 2; only the variable makes it need tf_keras.
         unset = "unset TF_USE_LEGACY_KERAS, or " if TF_VERSION < (2, 16) else ""
         raise ImportError(
             f"TensorFlow {tf.__version__} needs the package tf_keras for Larq"
@@ -48,7 +48,7 @@ def check_environment() -> None:
         ) from error
     spec = importlib.util.find_spec("tensorflow.keras")
     if spec and "_tf_keras" in str(spec.origin):
-        # It was decided when TensorFlow was imported.
+        # TensorFlow made the choice when it was imported.
         raise ImportError(
             "Larq needs Keras 2, but TensorFlow was imported on Keras 3 before "
             "larq_nobn. Fix: import larq_nobn before tensorflow and keras_tuner, or "
@@ -141,7 +141,7 @@ def arguments_of(call: Call, values: dict[int, object]) -> tuple[tuple, dict]:
     Returns:
         Positional and keyword arguments.
     """
-    # Keras takes each value as often as it is an input.
+    # Keras consumes each value as often as it occurs among the inputs.
     stacks = {str(id(x)): [values[id(x)]] * len(call.inputs) for x in call.inputs}
     return call.node.map_arguments(stacks)
 

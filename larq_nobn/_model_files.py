@@ -14,12 +14,12 @@ import h5py
 import tensorflow as tf
 
 _WEIGHTS, _CONFIG = "model.weights.h5", "config.json"
-# What makes code, or any TensorFlow call whatever, of a configuration.
+# Layers that turn a configuration into code or arbitrary TensorFlow calls.
 _PROGRAMS = {"Lambda", "__lambda__", "TensorFlowOpLayer", "ClassMethod"}
 _PACKAGES = {"keras", "tf_keras", "larq", "larq_nobn", "larq_zoo", "builtins"}
 # Keras's own functions for files and settings.
 _NOT_FOR_MODELS = {"utils", "saving", "backend", "config"}
-# Of TensorFlow's functions, those that compute.
+# TensorFlow functions that only compute.
 _COMPUTING = {"__operators__", "math", "nn", "linalg", "image", "signal", "random"}
 _NOT_COMPUTING = {
     "import_graph_def",
@@ -29,7 +29,7 @@ _NOT_COMPUTING = {
     "print",
     "py_function",
 }
-# Deflate makes at most 1032 bytes of one.
+# Deflate expands a byte to at most 1032.
 _MOST_INFLATION = 1032
 
 
@@ -75,7 +75,7 @@ def code_in_model(path: Path) -> str | None:
     Raises:
         Exception: One of `DAMAGE`, if it is damaged, or not all of it is in it.
     """
-    # A file can be both, and what Keras takes it for depends on its name.
+    # A file can be both; Keras decides by its name.
     configs = []
     if is_archive(path):
         with open_weights(path) as (_, config):
@@ -90,7 +90,7 @@ def code_in_model(path: Path) -> str | None:
 
 def _content(archive: zipfile.ZipFile, name: str) -> bytes:
     entry = archive.getinfo(name)
-    # As Keras writes it; compressed, it could unpack to any size.
+    # Stored uncompressed, as Keras does: otherwise it could unpack to any size.
     if entry.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{name} is compressed")
     return archive.read(entry)
@@ -99,7 +99,7 @@ def _content(archive: zipfile.ZipFile, name: str) -> bytes:
 def _check_hdf5(file: h5py.File) -> None:
     """Check that all of a file is in the file, and numbers."""
     links: list[tuple[bytes, int]] = []
-    # h5py does not let exceptions out of here.
+    # h5py swallows exceptions raised in this callback.
     file.id.links.visit(lambda name, link: links.append((name, link.type)), info=True)
     for name, kind in links:
         if kind != h5py.h5l.TYPE_HARD:

@@ -83,7 +83,7 @@ class GradientTransformation(OuterOptimizer):
         known = [(g, variable) for g, variable in grads_and_vars if g is not None]
         gradients = [tf.convert_to_tensor(gradient) for gradient, _ in known]
         transformed = iter(self.transform_all(gradients, [v for _, v in known]))
-        # Those without a gradient as well, about which the inner optimizer warns.
+        # Include variables without a gradient: the inner optimizer warns about them.
         return self._optimizer.apply_gradients(
             [(g if g is None else next(transformed), v) for g, v in grads_and_vars],
             name=name,
@@ -112,7 +112,7 @@ class GradientTransformation(OuterOptimizer):
         """The optimizer that applies the gradients."""
         return self._optimizer
 
-    # What Keras, its callbacks and LossScaleOptimizer read and set.
+    # Attributes that Keras, its callbacks and LossScaleOptimizer read and set.
 
     @property
     def iterations(self) -> tf.Variable:
@@ -413,7 +413,7 @@ def _check_optimizer(optimizer, wrapper: str) -> tf.keras.optimizers.Optimizer:
             got=f"{type(optimizer).__module__}.{type(optimizer).__name__}",
             fix=fix,
         )
-    # Keras takes any learning rate, and fails in the first step.
+    # Keras accepts any learning rate, and only fails in the first step.
     _check_learning_rate(unchecked_learning_rate(optimizer))
     return optimizer
 
@@ -422,7 +422,7 @@ def _check_learning_rate(learning_rate) -> None:
     if isinstance(learning_rate, tf.keras.optimizers.schedules.LearningRateSchedule):
         return
     try:
-        # No float() of a variable: it may be distributed, or its graph not run yet.
+        # A variable has no float() here: it may be distributed, or in a graph.
         if isinstance(learning_rate, tf.Variable):
             number = learning_rate.shape.rank == 0
         else:

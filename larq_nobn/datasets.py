@@ -129,8 +129,8 @@ def _imagenet_classes() -> tuple[tuple[str, str], ...]:
     try:
         from tensorflow_datasets.datasets.siscore.labels import IMAGENET_LABELS_LIST
     except ImportError:
-        # A version without this list: the ids are better than nothing.
+        # Versions without this list: fall back to the ids.
         return tuple((i, i) for i in ids)
-    # The first of the synonyms.
+    # Keep the first synonym.
     names = [label.split(",")[0].replace(" ", "_") for label in IMAGENET_LABELS_LIST]
     return tuple(zip(ids, names, strict=True))

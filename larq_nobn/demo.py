@@ -31,7 +31,7 @@ RECIPE = Recipe(
 )
 TITLES = {"free": "BN-free", "batch": "batch norm"}
 
-# Runs in a process of its own, which knows the model from the file alone.
+# Runs in a separate process, which knows the model only from the file.
 _PREDICT = """
 import sys, numpy as np, tensorflow as tf, larq_nobn
 model = tf.keras.models.load_model(sys.argv[1])

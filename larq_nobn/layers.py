@@ -305,7 +305,7 @@ class ScaledWSConv2D(QuantConv2D):
         self.gamma = gamma
         self.eps = eps
         if isinstance(self.kernel_quantizer, tf.keras.layers.Layer):
-            # It would cast the kernel to the compute dtype, where small weights are 0.
+            # Autocasting to the compute dtype would flush small weights to 0.
             switch_off_autocast(self.kernel_quantizer)
 
     def build(self, input_shape):
@@ -344,7 +344,7 @@ class ScaledWSConv2D(QuantConv2D):
         view, latent = self.kernel_view(), self.kernel.latent_variable
         old, new = (tf.cast(view(x), tf.float64).numpy() for x in (latent, kernel))
         scale, new_scale = (np.abs(x).max((0, 1, 2)) for x in (old, new))
-        # A constant channel convolves with zeros, before and after.
+        # A constant channel's kernel is zero, in both forms.
         ratio = np.divide(scale, new_scale, np.ones_like(scale), where=new_scale > 0)
         if np.any(np.abs(new * ratio - old) > 2e-3 * scale):
             raise UserError(
@@ -376,7 +376,7 @@ class ScaledWSConv2D(QuantConv2D):
         latent = getattr(kernel, "latent_variable", None)
         is_measured = has_metrics(quantize)
         if is_channelwise(quantize) and latent is not None and not is_measured:
-            # What Larq would read, in fewer passes.
+            # Equals what Larq would compute, in fewer passes.
             latent = tf.convert_to_tensor(latent)
             return quantize.standardized(latent, gain, self.gamma, self.eps, dtype)
         return ops.scale_channels(tf.convert_to_tensor(kernel), gain, dtype)
@@ -563,7 +563,7 @@ class RPReLU(_NamedWeights, tf.keras.layers.Layer):
         }
 
 
-# It has no weights, so that there is no place of theirs to keep.
+# Without weights, its name need not fit the paths in older files.
 @register_layer("Scale_by_constant")
 class Scale(tf.keras.layers.Layer):
     r"""Multiply by a constant: \\(\beta x\\), exact in every dtype.

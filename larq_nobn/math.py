@@ -81,7 +81,7 @@ def scaled_weight_standardization(
     fan_in = math.prod(kernel.shape[i] for i in axis)
     centred = kernel - tf.reduce_mean(kernel, axis, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), axis, keepdims=True)
-    # The root of zero has no gradient; a constant channel's deviation does not grow.
+    # A constant channel has deviation 0, where the root has no gradient: take 0.
     varies = variance > 0
     std = tf.where(varies, tf.sqrt(tf.where(varies, variance, 1)), 0)
     divisor = std + _constant(eps, kernel) if eps else tf.where(varies, std, 1)
@@ -429,7 +429,7 @@ def clipping_factor(
 ) -> tf.Tensor:
     """`agc_scale` of the norms of gradient and parameter."""
     max_norm = tf.maximum(parameter_norm, eps) * clip_factor
-    # 1e-6 is the official code's guard; with its λ and ε it never decides.
+    # The official code's 1e-6 guards the division; with its λ and ε it has no effect.
     return tf.where(norm >= max_norm, max_norm / tf.maximum(norm, 1e-6), 1)
 
 

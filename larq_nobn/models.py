@@ -46,7 +46,7 @@ class FusedModel(tf.keras.Model):
     def fusion_plan(self) -> "_Plan":
         """Which layers are one function."""
         if not hasattr(self, "_fusion"):
-            # In a namespace, so that Keras does not take it for a part of the network.
+            # In a namespace, so that Keras does not track it as a sublayer.
             # Not made by a constructor: with one, Keras would not save the layers.
             self._fusion = SimpleNamespace(plan=_Plan.of(self))
         return self._fusion.plan
@@ -97,7 +97,7 @@ class _Plan:
         for unit in _units(graph):
             found.setdefault(id(unit.source), []).append(unit)
         for units in found.values():
-            # Several branches from one tensor: their gradients are added by Keras.
+            # Not where several branches read a tensor: TensorFlow adds their gradients.
             if len(units) == 1:
                 plan._add(units[0], graph)
         for call in graph.calls:
@@ -108,7 +108,7 @@ class _Plan:
         self.units[id(unit.source)] = unit
         self.unit_of |= {id(call.node): unit for call in unit.convolutions}
         parts = {id(call.node) for call in unit.convolutions}
-        # Backwards: a part is skipped where all that read it are parts.
+        # Backwards: a part may be skipped if all its consumers are parts.
         tensor = unit.convolutions[0].inputs[0]
         while tensor is not unit.source:
             maker = graph.maker(tensor)
@@ -186,7 +186,7 @@ def _units(graph: _Graph) -> Iterator[_Unit]:
         if scale:
             (tensor,) = scale.inputs
             chain.append(tensor)
-        # The gradient by a tensor of the chain would lack the signs' part.
+        # The gradient by a tensor inside the chain would lack the sign's part.
         if factor == 0 or any(_OUTPUT in graph.readers(x) for x in chain):
             continue
         activation = graph.made_by(tensor, RPReLU)
@@ -251,10 +251,10 @@ class _Run:
         weights = (layer.bias_in, layer.negative_slope, layer.bias_out) if layer else ()
         activation = as_computed(weights)
         (bias,) = as_computed([unit.shift.layer.bias]) if unit.shift else (None,)
-        # The images come in as they are.
+        # Images come in their own dtype.
         chain = (tf.cast(x, dtype), activation, unit.factor, bias)
         signs, shortcut = ops.residual_input(*chain, *quantizer.surrogate)
-        # Signs of half precision take half as many bytes, and may stay in memory.
+        # Half-precision signs take half the bytes, so keep them.
         recompute = None if signs.dtype.size < 4 else ops.signs_of(*chain)
         self.signs[id(unit.source)] = (signs, recompute)
         return shortcut

@@ -15,9 +15,9 @@ from larq_nobn._wrapping import GradientTransformation, UnitAxes, VariableSelect
 from larq_nobn.ops import agc_scale
 from larq_nobn.ops.fusion import traced_once
 
-# Variables, and layers for all of their trainable variables.
+# Variables, or layers, which stand for their trainable variables.
 Selection = Sequence["tf.Variable | tf.keras.layers.Layer"]
-# Axes by layer or `variable.ref()`, which unlike the variable is hashable.
+# Axes by layer or by `variable.ref()`: variables are not hashable.
 Units = Mapping[object, "int | Sequence[int]"] | Sequence[tuple]
 
 
@@ -86,7 +86,7 @@ class AdaptiveGradientClipping(GradientTransformation):
         super().__init__(optimizer, name)
         self._exclude = VariableSelection("exclude", exclude)
         self._units = UnitAxes(units)
-        # In a namespace, so that monitoring is no part of the saved state.
+        # In a namespace, so that Keras does not save it with the optimizer.
         self._clipped = SimpleNamespace(counters={})
 
     def build(self, var_list: Sequence[tf.Variable]) -> None:
@@ -98,7 +98,7 @@ class AdaptiveGradientClipping(GradientTransformation):
         super().build(var_list)
         self._excluded_keys = {self.key_of(variable) for variable in excluded}
         self._excluded_positions = self._positions(excluded)
-        # In a namespace, too.
+        # In a namespace as well.
         self._found = SimpleNamespace(
             positions=[[self.index_of(v), [*axes]] for v, axes in chosen],
             axes={self.key_of(v): _axes_of_depthwise(v) for v in var_list}
@@ -355,12 +355,12 @@ class FusedAdam(tf.keras.optimizers.Adam):
 
     def __init__(self, learning_rate=0.001, **kwargs):
         super().__init__(learning_rate, **kwargs)
-        # Of the update that is being applied, in a namespace as no part of the state.
+        # State of the current update only, in a namespace so that it is not saved.
         self._applied = SimpleNamespace(scalars=None)
 
     def apply_gradients(self, *args, **kwargs):
         """Update all variables, with scalars that are computed once."""
-        # A compiled update is a function by itself, which lives longer than this graph.
+        # A compiled update is a separate function, which outlives this graph.
         self._applied.scalars = None if self.jit_compile else {}
         try:
             return super().apply_gradients(*args, **kwargs)
@@ -424,7 +424,7 @@ def _joint_shape(shape: tf.TensorShape) -> tuple[int, ...]:
 def _join(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Make many small tensors one whose units of clipping are theirs."""
     if tensors[0].shape.rank < 2:
-        # A matrix has a unit per column.
+        # The units of a matrix are its columns.
         return tf.stack([_with_shape(x, [x.shape.num_elements()]) for x in tensors], -1)
     return tf.concat(tensors, axis=-1)
 

@@ -67,7 +67,7 @@ def load_model(
         raise _unreadable(path, "it is a .keras file by another name")
     try:
         with _of_this_keras(path) as file:
-            # Of older formats Keras has no safe mode: what was checked counts.
+            # Keras has no safe mode for older formats, so the check above must suffice.
             how = {} if safe_mode or not is_archive(path) else {"safe_mode": False}
             model = tf.keras.models.load_model(file, compile=compile, **how)
     except DAMAGE as error:
@@ -147,7 +147,7 @@ def _restore_from_hdf5(optimizer: tf.keras.optimizers.Optimizer, path: Path) -> 
             for name in group.attrs["weight_names"]
         ]
         values = [group[name][()] for name in names]
-    # The step counter comes first; a model saved before its first step has no more.
+    # The step counter comes first, and alone in a model saved before its first step.
     if values and values[0] > 0:
         for variable, value in zip(optimizer.variables, values, strict=True):
             variable.assign(value)

@@ -33,8 +33,9 @@ from larq_nobn.saving import load_model
 from larq_nobn.training import Recipe, engine, parse_settings
 from larq_nobn.training.checkpoint import Checkpoint, load_latest, save_checkpoint
 from larq_nobn.training.folder import RunFolder
-from larq_nobn.weights.bundle import load_index, load_weights, write_bundle
+from larq_nobn.weights.bundle import load_weights, write_bundle
 from larq_nobn.weights.card import Card, parse_card
+from larq_nobn.weights.files import load_index
 from larq_nobn.weights.loading import load_file
 from larq_nobn.weights.sources import sources
 from larq_nobn.weights.transfer import named_weights

@@ -141,7 +141,7 @@ def clone(layer: Layer) -> Layer:
     """
     try:
         with warnings.catch_warnings():
-            # Keras on initializers that are functions, as QuickNet's are.
+            # Keras warns about initializers that are functions, such as QuickNet's.
             warnings.filterwarnings("ignore", "The `keras.initializers.serialize")
             return type(layer).from_config(layer.get_config())
     except (NotImplementedError, TypeError, ValueError) as error:

@@ -33,7 +33,7 @@ from larq_nobn.layers import (
 
 keras = tf.keras.layers
 
-# Exact classes: a subclass may convolve otherwise.
+# Exact classes: a subclass may compute something different.
 _CONVOLUTIONS = (keras.Conv2D, lq.layers.QuantConv2D, QuantConv2D)
 
 # Layers that keep their class, with a constraint: the constraint's argument, and the
@@ -252,7 +252,7 @@ class _Removal:
         if layer in self.layers:
             return apply(self.layers[layer], *args, **kwargs)
         self.layers[layer] = new = clone(layer)
-        # Called on Keras tensors first, which builds it; it has no weights before.
+        # Called on Keras tensors first: it has no weights before it is built.
         without = tf.nest.map_structure(
             lambda x: Value(x.tensor) if isinstance(x, Value) else x, (args, kwargs)
         )
@@ -297,7 +297,7 @@ class _Removal:
         quantizer = getattr(layer, "kernel_quantizer", None)
         if getattr(quantizer, "precision", 32) == 1:
             quantizer = "scaled_sign"
-        # A kernel without scale needs no constraint.
+        # A scale-free kernel needs no constraint.
         replaced = {"kernel_constraint", "kernel_quantizer", "input_quantizer"}
         new = ScaledWSConv2D(
             kernel_quantizer=quantizer,
@@ -327,7 +327,7 @@ class _Removal:
             self.layers[layer] = new = type(layer).from_config(config)
             new.build(args[0].tensor.shape)
             copy_weights(layer, new)
-            # What the constraint does after every update.
+            # As the constraint does after every update.
             for weight in new.trainable_weights:
                 if weight.constraint is not None:
                     weight.assign(weight.constraint(weight))
@@ -380,7 +380,7 @@ class _Removal:
         if is_plain and _is_addition(call.layer):
             self._note(call, f"ScaledAdd({alpha:.3g})")
             return apply(ScaledAdd(alpha, name=name), [branch, shortcut])
-        # An addition of its own kind, of fewer channels say: the branch comes scaled.
+        # A special addition, e.g. onto fewer channels: scale the branch beforehand.
         scaled = apply(Scale(alpha, name=f"{name}_alpha"), branch)
         self._note(call, f"Scale({alpha:.3g}) in front")
         swap = {id(branch): scaled}
@@ -471,7 +471,7 @@ def _work(calls: frozenset[Call]) -> tuple[int, int]:
 
 
 def _is_addition(layer: keras.Layer) -> bool:
-    # The second is what `a + b` becomes.
+    # The second is the layer that `a + b` creates.
     symbol = getattr(layer, "symbol", None)
     return isinstance(layer, keras.Add) or symbol in ("__operators__.add", "math.add")
 

@@ -1,7 +1,8 @@
 """The command `larq-nobn`.
 
 Each subcommand is a module of this package, `NAME_command`, with `HELP`,
-`add_arguments(parser)` and `run(args)`; it imports what it needs in `run`.
+`add_arguments(parser)` and `run(args)`; it imports what it needs in `run`. TensorFlow,
+and with it the method, is imported before, except for a command with `IS_LIGHT`.
 """
 
 import argparse
@@ -95,7 +96,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
             name, help=module.HELP, description=module.HELP
         )
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        light = getattr(module, "IS_LIGHT", False)
+        subparser.set_defaults(run=module.run, is_light=light)
     if any("\0" in argument for argument in argv):
         parser.error("arguments cannot contain NUL")
     args = parser.parse_args(argv)
@@ -110,9 +112,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    import larq_nobn
     from larq_nobn._errors import UserError
 
     try:
+        if not args.is_light:
+            larq_nobn._import_method()
         args.run(args)
     except UserError as error:
         _print_error(str(error))

@@ -59,9 +59,9 @@ def published(name: str):
     Returns:
         A `Card` and a path or dataset; `None` twice if it is no published model.
     """
-    from larq_nobn.weights.bundle import CARD, check_sizes
     from larq_nobn.weights.card import read_card
     from larq_nobn.weights.choosing import card_named
+    from larq_nobn.weights.files import CARD, check_sizes
     from larq_nobn.weights.registry import is_bundle
 
     path = Path(name)

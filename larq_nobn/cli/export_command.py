@@ -127,7 +127,7 @@ def _check(args, model, content: bytes) -> None:
     for what, images in _images(args, model, _real_images(args)):
         result = check(model, content, images, progress=True)
         print(f"{what}: {result}")
-        # Rounded weights deviate by design; --accuracy says what they cost.
+        # Rounded weights deviate by design; --accuracy measures their cost.
         if args.float_weights == "float32":
             ensure_explained(result)
 
@@ -173,7 +173,7 @@ def _check_all(args) -> None:
     models = itertools.chain(zoo_networks(args.stem, args.width), saved)
     widths = [max(len(title), 10) for title in HEADER]
     widths[0] = max([18, *map(len, args.model)])
-    # Row by row: it takes minutes.
+    # Print each row at once: the whole takes minutes.
     print(format_row(HEADER, widths), flush=True)
     for finding in check_all(models, images_for, args.target):
         print(format_row(finding.row, widths), flush=True)

@@ -44,8 +44,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     """Import the checkpoint."""
-    from larq_nobn.weights.bundle import CARD, call_arguments
     from larq_nobn.weights.card import read_card
+    from larq_nobn.weights.files import CARD, call_arguments
     from larq_nobn.weights.torch.importing import import_checkpoint
 
     print(f"{args.file}: reading, and checking against the checkpoint's arithmetic")

@@ -30,7 +30,7 @@ def run(args) -> None:
     measured = {}
     for title, model, trained in _models(args.model, args.unsafe):
         images = _images(model, args)
-        # Untrained batch norms have no statistics but the batch's.
+        # Untrained batch norms have only the batch's statistics.
         measured[title] = signal_propagation(model, images, training=not trained)
     rows = max(measured.values(), key=len)
     columns = itertools.zip_longest(

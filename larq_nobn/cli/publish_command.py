@@ -61,8 +61,8 @@ def run(args) -> None:
 
 def _publish(args, out):
     from larq_nobn.training.publishing import publish_run
-    from larq_nobn.weights.bundle import CARD
     from larq_nobn.weights.card import read_card
+    from larq_nobn.weights.files import CARD
 
     folder = publish_run(
         args.run_folder,

@@ -1,6 +1,8 @@
 """`larq-nobn weights`: what can be loaded by `weights=`."""
 
 HELP = "list the published weights that can be found, and where"
+# Reads cards only, without TensorFlow.
+IS_LIGHT = True
 
 
 def add_arguments(parser) -> None:
@@ -17,14 +19,19 @@ def run(args) -> None:
     """Print the table."""
     import sys
 
+    import larq_nobn
     from larq_nobn._errors import cleaned
     from larq_nobn._tables import markdown_table
     from larq_nobn.weights.registry import survey
-    from larq_nobn.zoo.table import weights_table
 
     found, problems = survey()
-    if found:
-        print(markdown_table(*weights_table(found)) if args.markdown else found)
+    if found and args.markdown:
+        larq_nobn._import_method()
+        from larq_nobn.zoo.table import weights_table
+
+        print(markdown_table(*weights_table(found)))
+    elif found:
+        print(found)
     if not found:
         print(
             "No published weights were found. Import a PyTorch checkpoint (larq-nobn "

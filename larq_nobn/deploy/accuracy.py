@@ -49,7 +49,7 @@ def accuracy(
     Example:
         >>> accuracy(model, convert(model), [(images, labels)])
     """
-    # The indirect kernels compute the same whole numbers, on x86 much faster.
+    # The indirect kernels give the same integers, much faster on x86.
     runner = Runner(content, indirect=True)
     count, hits = 0, np.zeros(2)
     with tqdm(desc="images", disable=not progress or None, leave=False) as bar:

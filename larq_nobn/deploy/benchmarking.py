@@ -198,7 +198,7 @@ def _batch_norm_twin(model: tf.keras.Model) -> tf.keras.Model | None:
         num_classes=model.outputs[0].shape[-1],
         include_top=len(model.outputs[0].shape) == 2,
     )
-    # Fresh binary kernels are all positive: equal, and so stored only once.
+    # Untrained binary kernels are all positive, and would be deduplicated.
     randomize(twin)
     return twin
 
@@ -227,7 +227,7 @@ def _measure(files: dict[str, Path], threads: int, runs: int) -> list[Measuremen
             contender: stack.enter_context(_Worker(contender, path, threads))
             for contender, path in files.items()
         }
-        # Started together, loaded one after the other.
+        # Start all at once, but load one after the other.
         memory = {name: w.ask("load")["memory"] for name, w in workers.items()}
         times: dict[str, list[float]] = {contender: [] for contender in files}
         for _ in range(runs):
@@ -281,7 +281,7 @@ class _Worker:
         Raises:
             UserError: If the process has died.
         """
-        # If it has died, the empty answer says so.
+        # An empty answer means that the process has died.
         with contextlib.suppress(BrokenPipeError):
             print(request, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()

@@ -280,7 +280,7 @@ class _Tally:
         self._agreeing += ours.argmax() == theirs.argmax()
         on_rounding = first is not None and relative <= ROUNDING
         tolerance = TOLERANCE * max(1.0, sizes.max() / largest)
-        # Written so that a deviation of NaN counts.
+        # Negated, so that NaN counts as a deviation.
         self._unexplained += not (deviation <= tolerance or on_rounding)
 
     def result(self) -> Check:

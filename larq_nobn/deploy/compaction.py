@@ -76,7 +76,7 @@ def _store(
         narrow.quantization.scale = scale.astype(np.float32)
         narrow.quantization.zeroPoint = np.zeros(scale.shape, np.int64)
         narrow.quantization.quantizedDimension = 0
-    # The old buffer takes the new values; buffer 0 is the empty one, by convention.
+    # Reuse the old buffer; buffer 0 is empty by convention.
     narrow.buffer, wide.buffer = wide.buffer, 0
     model.buffers[narrow.buffer].data = np.frombuffer(stored.tobytes(), np.uint8)
     graph.tensors.append(narrow)

@@ -96,7 +96,7 @@ def convert_function(
                 content = converter.convert()
             except ConverterError as error:
                 raise _no_operator(str(error).splitlines()[0]) from error
-    # Larq's converter passes on what it does not know.
+    # Larq's converter lets unknown operators through.
     unknown = [op for op in Flatbuffer(content).operators() if not op.is_known]
     if unknown:
         raise _no_operator(", ".join(sorted({op.kind for op in unknown})))
@@ -120,7 +120,7 @@ def _check_binary_layers(folded: FoldedModel, content: bytes) -> None:
     found = [op for op in Flatbuffer(content).operators() if op.kind == "LceBconv2d"]
     if len(found) >= len(folded.binary_layers) or folded.allow_float:
         return
-    # Names help; the graph's last operator has lost its own.
+    # Only to name them: the graph's last operator has lost its own name.
     names = {name for op in found for name in op.outputs[0].scopes}
     missing = [name for name in folded.binary_layers if name not in names]
     raise UserError(

@@ -105,7 +105,7 @@ def _real(layer: Layer, value: Value, kernel: np.ndarray, context: Context) -> V
     if window.is_padded and pad_value:
         x, scale = value.exact(), 1.0
     elif window.is_padded:
-        # Zeros stay zeros under a factor, but not under a shift.
+        # A factor keeps padded zeros zero, a shift does not.
         x, scale = value.up_to_scale()
     else:
         value = value.settled()
@@ -143,7 +143,7 @@ def _binary(layer: Layer, value: Value, kernel: np.ndarray, context: Context) ->
     is_native = target.zero_padding and window.native and not window.exceeds_image
     correction = None
     if has_zeros and target.binary and not is_native:
-        # There is no zero in one bit: pad with ones, and take off what they added.
+        # One bit has no zero: pad with ones, then subtract their contribution.
         fill, correction = 1.0, _response_to_border(window, signs)
     x, padding = _padded_sign(value, window, fill, context)
     context.binary_layers.append(scope_name(layer))
@@ -190,7 +190,7 @@ def _padded_sign(
     if window.native == "VALID" or (window.native and not fill):
         return _sign(value, context), window.native
     if not fill or (fill == 1 and window.native):
-        # The converter knows ones behind the sign where `same` would pad.
+        # The converter expects one-padding behind the sign in place of `same`.
         return window.pad(_sign(value, context), fill), "VALID"
     return _where_not_negative(window.pad(value.of_same_sign(), fill)), "VALID"
 

@@ -21,7 +21,7 @@ _TYPES = {
     for name, code in vars(schema.TensorType).items()
     if isinstance(code, int)
 }
-# What reading a damaged file runs into.
+# Raised when a damaged file is read.
 _DAMAGE = (ValueError, TypeError, LookupError, AttributeError, struct.error)
 _DAMAGE += (MemoryError, RecursionError)
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int32": 4, "int8": 1, "uint8": 1}

@@ -65,7 +65,7 @@ def rewrite(
         UserError: If the layer's class is unknown, its weights are not finite, or it is
             a binary layer that would stay float.
     """
-    # By exact class: a subclass may compute something else.
+    # By exact class: a subclass may compute something different.
     function = _REWRITES.get(type(layer))
     if function is None:
         known = ", ".join(sorted({cls.__qualname__ for cls in _REWRITES}))

@@ -55,7 +55,7 @@ class Runner:
 
     def _start_tflite(self, content, threads) -> None:
         with warnings.catch_warnings():
-            # TensorFlow 2.18 announces a package that is to take its place.
+            # TensorFlow 2.18 warns that another package will replace it.
             warnings.filterwarnings("ignore", r"[\s\S]*LiteRT", UserWarning)
             self._interpreter = tf.lite.Interpreter(
                 model_content=content, num_threads=threads

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
-# Per channel, or one number for all of them.
+# One number per channel, or one for all.
 Numbers = np.ndarray | float
 Emit = Callable[[Numbers, Numbers], tf.Tensor]
 # More than any binary convolution adds up to; float32 has halves up to twice it.

@@ -26,7 +26,7 @@ def main(contender: str, path: str, threads: str) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(int(threads))
     tf.config.threading.set_inter_op_parallelism_threads(int(threads))
     if contender != "keras":
-        # Imported before memory is counted: the library is no part of the model.
+        # Import before measuring memory: the library is not part of the model.
         import_interpreter()
     tf.constant(0.0)
     run = None
@@ -47,7 +47,7 @@ def _load(contender: str, path: Path, threads: int) -> tuple[Callable, int]:
     gc.collect()
     before = process.memory_info().rss
     if contender == "keras":
-        # Saved by the process that started this one.
+        # The model was saved by the parent process.
         model = load_model(path, compile=False, safe_mode=False)
         infer = tf.function(lambda image: model(image, training=False))
         image = tf.random.normal((1, *model.inputs[0].shape[1:]))

@@ -1,6 +1,9 @@
-"""The architectures: what a network is and how it is built, without weights."""
+"""The architectures: what a network is and how it is built, without weights.
 
-from larq_nobn.networks.building import build, check_tensor, name_and_norm
+What they are is read without TensorFlow, by which they are built.
+"""
+
+from larq_nobn._lazy import lazy
 from larq_nobn.networks.plans import MobileNet, ResNet
 from larq_nobn.networks.spec import (
     FAMILIES,
@@ -24,3 +27,7 @@ __all__ = [
     "name_and_norm",
     "place_of",
 ]
+
+__getattr__ = lazy(
+    __name__, dict.fromkeys(("build", "check_tensor", "name_and_norm"), "building")
+)

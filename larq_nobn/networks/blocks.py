@@ -26,7 +26,7 @@ from larq_nobn.quantizers import FusedApproxSign
 def _kernel_initializer(sign: object) -> tf.keras.initializers.Initializer:
     """A new initializer: Keras's, unseeded, repeat their numbers when used again."""
     if sign is not None:
-        # Scale-free after standardization; the reference starts binary kernels small.
+        # Standardization removes the scale; the reference starts binary kernels small.
         return tf.keras.initializers.RandomUniform(0.0, 1e-3)
     # PyTorch's default for real kernels: Kaiming uniform with a = sqrt(5).
     return tf.keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")

@@ -1,21 +1,18 @@
-"""The plans of the networks: one class per kind, every network a row."""
+"""The plans of the networks: one class per kind, every network a row.
+
+The table is read without TensorFlow, so `features` imports what it builds with.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import tensorflow as tf
-
-from larq_nobn.layers import SymmetricMaxPooling2D
-from larq_nobn.networks.blocks import (
-    BlockConfig,
-    conv,
-    mobile_betas,
-    mobile_block,
-    resnet_unit,
-    stage_betas,
-)
 from larq_nobn.networks.naming import BlockNames
 from larq_nobn.networks.spec import FAMILIES, NORMS, NetworkSpec
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,14 @@ class ResNet:
 
     def features(self, x: tf.Tensor, network: NetworkSpec) -> tf.Tensor:
         """Apply everything but the head."""
+        from larq_nobn.layers import SymmetricMaxPooling2D
+        from larq_nobn.networks.blocks import (
+            BlockConfig,
+            conv,
+            resnet_unit,
+            stage_betas,
+        )
+
         config = BlockConfig(network, self.react, self.add_and_bit)
         if network.stem == "imagenet":
             x = conv(x, config, self.width, 7, strides=2, name="stem")
@@ -123,6 +128,13 @@ class MobileNet:
 
     def features(self, x: tf.Tensor, network: NetworkSpec) -> tf.Tensor:
         """Apply everything but the head."""
+        from larq_nobn.networks.blocks import (
+            BlockConfig,
+            conv,
+            mobile_betas,
+            mobile_block,
+        )
+
         config = BlockConfig(network, add_and_bit=self.add_and_bit)
         strides = 2 if network.stem == "imagenet" else 1
         x = conv(x, config, self.width, 3, strides=strides, name="stem")
@@ -142,7 +154,7 @@ class MobileNet:
         return x
 
 
-# A&B BNN (arXiv 2403.03739) has no batch norm by definition: it would multiply.
+# A&B BNN (arXiv 2403.03739) avoids multiplications, and so has no batch norm.
 _AB = {"alpha": 0.25, "add_and_bit": True, "norms": ("free",)}
 
 FAMILIES |= {

@@ -1,13 +1,16 @@
 """What a network is, apart from its weights: one noun, from `create_model` to cards."""
 
+from __future__ import annotations
+
 from dataclasses import KW_ONLY, dataclass, replace
 from operator import index
-from typing import Any, Protocol
-
-import tensorflow as tf
+from typing import TYPE_CHECKING, Any, Protocol
 
 from larq_nobn._errors import UserError, check_number, one_of
 from larq_nobn.networks.naming import BlockNames, Place
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 NORMS = ("free", "batch", "none")
 STEMS = ("imagenet", "cifar")
@@ -40,11 +43,11 @@ class Plan(Protocol):
     def least_weights(self) -> int:
         """How many weights there are at least, known without building the network."""
 
-    def features(self, x: tf.Tensor, network: "NetworkSpec") -> tf.Tensor:
+    def features(self, x: tf.Tensor, network: NetworkSpec) -> tf.Tensor:
         """Apply everything but the head."""
 
 
-# Every network's row by its name; `plans` fills it.
+# Rows by network name, filled in by `plans`.
 FAMILIES: dict[str, Plan] = {}
 
 
@@ -166,13 +169,13 @@ class NetworkSpec:
             return plan
         return replace(plan, units=(self.units,) * len(plan.units))
 
-    def shares_body_with(self, other: "NetworkSpec") -> bool:
+    def shares_body_with(self, other: NetworkSpec) -> bool:
         """Whether the weights of one make the same network of the other.
 
         The classifier, the size of the images and pseudo-gradients do not count.
         """
         return self._body() == other._body()
 
-    def _body(self) -> "NetworkSpec":
+    def _body(self) -> NetworkSpec:
         shape = (None, None, self.input_shape[-1])
         return replace(self, input_shape=shape, num_classes=1, surrogate=None)

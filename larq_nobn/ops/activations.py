@@ -40,7 +40,7 @@ def multiply(x: tf.Tensor, factor: float) -> tf.Tensor:
 
 def _scaled(x: tf.Tensor, factor: float) -> tf.Tensor:
     factor = number(factor, x)
-    # One pass either way, but for the rounding of the factor.
+    # One pass in either order; only the rounding of the factor differs.
     return factor * x if factor.dtype == x.dtype else elementwise(_times, factor, x)
 
 
@@ -80,7 +80,7 @@ def _rprelu_gradients(x, weights, upstream: Callable, *arguments) -> list[tf.Ten
     dx = elementwise(_rprelu_gradient, x, bias_in, slope, upstream, *arguments)
     negative, dslope = _rprelu_sums(x, bias_in, upstream, *arguments)
     dbias_in = precise_sum(dx)
-    # The gradients of negative values lack their slope, the others are the same.
+    # Negative values still need the slope's factor; the others are unchanged.
     dbias_out = dbias_in + (1 - tf.cast(slope, negative.dtype)) * negative
     return [dx, dbias_in, dslope, dbias_out]
 

@@ -140,7 +140,7 @@ def _kernel_gradient(
         for lengths in zip(x.shape[1:3], size, strides, strict=True)
     ]
     x = tf.pad(x, [[0, 0], *borders, [0, 0]])
-    # From the first to the last pixel that one position of the kernel sees.
+    # The range of input pixels that one kernel position reads.
     rows, columns = (
         stride * (length - 1) + 1
         for stride, length in zip(strides, dy.shape[1:3], strict=True)

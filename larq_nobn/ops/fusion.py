@@ -31,7 +31,7 @@ def fused(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def in_float32(*args):
-        # Not the scalars: they are numbers, in whatever precision they need.
+        # Scalars keep their own precision.
         dtypes = [x.dtype for x in args if tf.is_tensor(x) and x.shape.rank != 0]
         halves = [dtype.is_floating and dtype.size < 4 for dtype in dtypes]
         if not any(halves):
@@ -193,7 +193,7 @@ def _sums_of_parts(function: Callable, *args) -> list[tf.Tensor]:
     """Sums over a few parts of the rows, at least in float32, every two as a pair."""
     maps = [x for x in args if _is_map(x)]
     shape = maps[0].shape
-    # The sums of half precision are wider than what is summed.
+    # Sums of half-precision values are accumulated in float32.
     count = 8 if all(map(is_half, maps)) else 4
     count = math.gcd(math.prod(n for n in shape[:-1] if n), count)
     results = _sums_of_equal_parts(count, function, *args)

@@ -76,7 +76,7 @@ def _slope(
     fan_in: int, std: tf.Tensor, factor: tf.Tensor, correlation: tf.Tensor, eps: float
 ) -> tf.Tensor:
     """What multiplies w - mean in the gradient, by way of the deviation."""
-    # A constant channel has no direction in which its deviation grows.
+    # A constant channel has deviation 0, where the root has no gradient: take 0.
     return tf.math.divide_no_nan(
         factor * correlation, _positive(std, eps) * std * fan_in
     )

@@ -78,7 +78,7 @@ def _even(x: tf.Tensor) -> tf.Tensor:
 
 
 def _input_tiles(x: tf.Tensor) -> Tiles:
-    # XLA would look for the border at each of 16 pixels that a tile reads.
+    # Pad first: XLA would test for the border at each of a tile's 16 pixels.
     border = [[1, 1 + size % 2] for size in x.shape[1:3]]
     return _tiles(tf.pad(x, [[0, 0], *border, [0, 0]]))
 

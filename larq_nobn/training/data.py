@@ -147,7 +147,7 @@ def train_batches(
     x, y = images.train
     check_batch_size(batch_size, len(x))
     order = np.random.default_rng([seed, epoch]).permutation(len(x))
-    # Constants: captured once, not copied per batch.
+    # As constants they are captured once instead of copied per batch.
     with tf.device("CPU"):
         x, y = tf.constant(x), tf.constant(y)
 

@@ -11,7 +11,7 @@ from larq_nobn._errors import UserError, one_of
 
 STRATEGIES = ("mirrored", "multiworker")
 
-# What a collective raises when a peer is gone or does not answer.
+# Raised by a collective when a peer is gone or does not answer.
 _LOST_PEER = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,

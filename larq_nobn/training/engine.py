@@ -223,7 +223,7 @@ def build_trainer(
         ),
         metrics=[tf.keras.metrics.CategoricalAccuracy(name="accuracy")],
     )
-    # Built now, they are traced once, and a checkpoint can be restored into them.
+    # Built now, these are traced once, and a checkpoint can be restored into them.
     model.optimizer.build(model.trainable_variables)
     model.compiled_loss.build(model.outputs[0])
     model.compiled_metrics.build(model.outputs[0], model.outputs[0])
@@ -331,7 +331,7 @@ class _Run:
     def run(self) -> dict[str, Any]:
         """Do what is left to do of both steps."""
         checkpoint = load_latest(self.folder.checkpoints, _check_state)
-        # Another sum order in a gradient would flip signs: resumed runs would differ.
+        # Another summation order would flip signs, and resumed runs would differ.
         tf.config.experimental.enable_op_determinism()
         policy = tf.keras.mixed_precision.global_policy()
         tf.keras.mixed_precision.set_global_policy(self.recipe.precision)
@@ -475,7 +475,7 @@ class _Run:
     def _finish(self, model: tf.keras.Model) -> dict[str, Any]:
         top1 = None
         if self.recipe.precision.startswith("mixed"):
-            # The network that is saved is for everyone, and for the device.
+            # Save in float32, whatever the training's precision.
             tf.keras.mixed_precision.set_global_policy("float32")
             top1 = self._top1_in_float32()
         return finish(

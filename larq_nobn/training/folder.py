@@ -27,7 +27,7 @@ from larq_nobn.training.checkpoint import Checkpoint, save_checkpoint
 from larq_nobn.training.plots import draw_curve
 from larq_nobn.training.recipe import Recipe
 
-# What a run leaves in its folder.
+# The files of a run's folder.
 NAMES = {
     ".lock",
     "checkpoints",
@@ -40,7 +40,7 @@ NAMES = {
     "tensorboard",
     "traces.json",
 }
-# What is read of a result.
+# The keys of a result that are read.
 _RESULT = {"recipe", "top1", "images_per_second", "seconds"}
 History = dict[str, list[dict[str, float]]]
 

@@ -137,7 +137,7 @@ def _bring_back(
         )
     trained = recipe.replace(epochs=epochs["step2"], step1_epochs=epochs["step1"])
     if recipe.precision.startswith("mixed"):
-        # As train does: what is saved is for everyone, and tested as such.
+        # As `train` does: saved in float32, and tested so.
         tf.keras.mixed_precision.set_global_policy("float32")
     images = data.load_images(recipe.dataset, data_dir, recipe.limit)
     model = build_trainer(trained.replace(ema=0.0), "step2")

@@ -124,7 +124,7 @@ def mix(
     rows = tf.abs(tf.range(height, dtype=tf.float32) + 0.5 - centre[0]) < half[0]
     columns = tf.abs(tf.range(width, dtype=tf.float32) + 0.5 - centre[1]) < half[1]
     box = tf.cast(rows[:, None] & columns[None, :], tf.float32)[..., None]
-    # What remains of the image itself, pixel by pixel.
+    # The share of the image itself, by pixel.
     keep = tf.where(boxed, 1 - box, tf.fill([height, width, 1], share))
     share = tf.reduce_mean(keep)
     other = images[::-1]

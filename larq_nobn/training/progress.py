@@ -22,7 +22,7 @@ class Progress(tf.keras.callbacks.Callback):
         super().__init__()
         self.where = ""
         self.batch_size = batch_size
-        # A log file wants a line a minute, a person a moving bar.
+        # A log file gets a line a minute, a terminal a moving bar.
         self.bar = tqdm(
             total=total,
             unit="img",

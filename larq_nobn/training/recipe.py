@@ -192,7 +192,7 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
 
-# The settings that are the network's.
+# The settings that belong to the network.
 _NETWORK = [
     field
     for field in dataclasses.fields(Recipe)
@@ -273,7 +273,7 @@ def load_recipe(path: str | Path) -> Recipe:
     except (KeyboardInterrupt, UserError):
         raise
     except BaseException as error:
-        # It is a program, and may end in any way, SystemExit(0) included.
+        # A recipe is a program: it may raise anything, even SystemExit(0).
         raise UserError(
             "A recipe must be a Python file that runs",
             got=f"{path}, {type(error).__name__}: {first_line(error)}",
@@ -295,7 +295,7 @@ def _check_type(field: dataclasses.Field, value: Any) -> None:
         if isinstance(field.type, types.UnionType)
         else (field.type,)
     )
-    # An int is a fine float; a bool is no int.
+    # An int is accepted for a float, but a bool not for an int.
     accepted = [*kinds, int] if float in kinds else list(kinds)
     is_bool = isinstance(value, bool)
     if not isinstance(value, tuple(accepted)) or (is_bool and bool not in kinds):

@@ -40,7 +40,7 @@ class Trainer(FusedModel):
         flip_test: bool = False,
     ):
         super().__init__(model.inputs, model.outputs, name=model.name)
-        # Held by a function, so that Keras does not take it for a part of the network.
+        # Held in a closure, so that Keras does not track it as a sublayer.
         self._teacher = teacher
         self._teacher_weight = teacher_weight
         self._momentum = ema

@@ -47,7 +47,7 @@ def state_variables(model: Trainer) -> dict[str, tf.Variable]:
     trained = [names[id(variable)] for variable in model.trainable_variables]
     groups = {
         "model": weights,
-        # None without a moving average.
+        # `None` if there is no moving average.
         "average": dict(zip(trained, model.averages, strict=False)),
         "optimizer": dict(enumerate(model.optimizer.variables)),
         # Keras does not count the rate among the optimizer's variables.
@@ -165,7 +165,7 @@ def serialize(function, arguments: list[tf.TensorSpec]) -> tuple[bytes, dict[str
             # Source lines and operation names are half of the program.
             instruction.ClearField("metadata")
             if instruction.opcode == "copy":
-                # CUDA's serialization knows no copy; this is the same there.
+                # The CUDA plugin cannot serialize `copy`; this reshape is equivalent.
                 instruction.opcode = "reshape"
             if instruction.opcode == "convolution":
                 kind = xla_data_pb2.PrimitiveType.Name(instruction.shape.element_type)
@@ -185,7 +185,7 @@ class _Programs:
         self.entries: dict[str, dict] = {}
         self.fixed: dict[str, np.ndarray] = {}
         self._names: dict[int, str] = {}
-        # So that no other takes the identity of one of these.
+        # Keeps them alive, so that their ids stay unique.
         self._handles: list[tf.Tensor] = []
 
     def add(self, name: str, function, arguments: list, model: Trainer) -> None:
@@ -267,7 +267,7 @@ def export(recipe: Recipe, images: data.Images, folder: Path, part_mb: float) ->
     rounded, scales = (weights, {}) if recipe.weights else _rounded(weights)
     most, save = 1e6 * part_mb, np.savez_compressed
     arrays = {
-        # Differences along a row are smaller than pixels: a fifth less to carry.
+        # Differences along a row compress a fifth better than pixels.
         "train_images": np.diff(x, axis=2, prepend=np.uint8(0)),
         "train_labels": y,
         "test_images": np.diff(test_x, axis=2, prepend=np.uint8(0)),
@@ -295,7 +295,7 @@ def export(recipe: Recipe, images: data.Images, folder: Path, part_mb: float) ->
     }
     shutil.copyfile(xla_runner.__file__, folder / "run.py")
     digest = hashlib.sha256(json.dumps(description).encode()).hexdigest()
-    # Last: a folder without it is not complete.
+    # Written last: it marks the folder as complete.
     write_json(folder / "description.json", {**description, "id": digest[:16]})
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 STARTED = time.monotonic()
-# Of the folder's layout and of what comes back: both sides must agree on it.
+# Version of the folder's layout and of the results; both sides must agree.
 FORMAT = 2
 _ENTRY_BYTES = 600  # What an array in a .npz takes besides its content, at most.
 
@@ -198,7 +198,7 @@ def read_export(folder: Path) -> tuple[dict, dict, dict]:
     check_files(folder, [entry["file"] for entry in what["programs"].values()])
     data, arrays = (read_pieces(folder, what[part]) for part in ("data", "weights"))
     for name in ("train_images", "test_images"):
-        # Stored as differences in a row.
+        # Stored as differences along each row.
         data[name] = np.cumsum(data[name], axis=2, dtype=np.uint8)
     for name, (scale, dtype) in what["scales"].items():
         arrays[name] = (arrays[name].astype(dtype) * scale).astype(dtype)
@@ -281,7 +281,7 @@ class Device:
                 "jax must be installed, in a version that run.py knows. Received: "
                 f"{error}. Fix: pip install jax==0.10.2 (Python 3.11) or jax==0.11.2."
             ) from error
-        # Otherwise jax makes 32-bit numbers of what it is given.
+        # By default jax truncates 64-bit numbers to 32 bits.
         jax.config.update("jax_enable_x64", True)
         try:
             self._device = jax.local_devices(backend=platform)[0]
@@ -323,7 +323,7 @@ class Network:
         self.initial = {k: v for k, v in arrays.items() if k.startswith("model/")}
         self.versions = device.versions
         self._put = device.put
-        # A teacher's weights, for example: read, never written.
+        # Parameters that are read but never updated, such as a teacher's weights.
         fixed = (name for name in arrays if name.startswith("fixed/"))
         self._fixed = {name: device.put(arrays[name]) for name in fixed}
         self._data = {name: device.put(array) for name, array in data.items()}
@@ -360,7 +360,7 @@ class Network:
         results = self._programs[name].execute(
             arguments + [known[variable] for variable in captured]
         )
-        # Which result replaces which parameter, whose memory it may have taken.
+        # Donated parameters: each is replaced by the result that reuses its memory.
         for result, parameter in program["aliases"]:
             state[captured[parameter - len(arguments)]] = results[result]
         return [float(np.asarray(result)) for result in results[:2]]
@@ -395,7 +395,7 @@ class Network:
             name: name.replace("model/", "average/", 1) if name in averages else name
             for name in self.initial
         }
-        # Copies: a later epoch may take the memory.
+        # Copy: a later epoch may reuse the buffers.
         return {name: np.array(self.state[source[name]]) for name in self.initial}
 
 
@@ -413,7 +413,7 @@ class Run:
         self.network, self.options = network, options
         self.recipe = network.description["recipe"]
         self.deadline = STARTED + options.seconds
-        # Seconds, as measured: of an epoch by step, of a test, of a save.
+        # Measured seconds: an epoch of each step, a test, a save.
         self.each, self.testing, self.saving = {}, 0.0, 0.0
         self.plan, self.history = {}, {"step1": [], "step2": []}
         self.step, self.best, self.best_top1, self.number = "", {}, -1.0, 0
@@ -435,7 +435,7 @@ class Run:
 
     def measure(self, step: str, weights: dict) -> None:
         """Take the time of an epoch and a test, and throw away what they trained."""
-        # The first time also loads what later ones find loaded.
+        # The first call includes one-time loading, so time the second.
         for _ in range(2):
             self.network.begin(step, weights)
             began = time.monotonic()
@@ -458,7 +458,7 @@ class Run:
         self.plan = self.given(shares)
         self.step = steps[0]
         self.network.begin(self.step, self.network.initial)
-        # Says how long a save takes, and now rather than later whether it can be.
+        # Times a save, and fails now rather than later if it cannot be written.
         self.save()
         if self.by_clock:
             for step in steps:
@@ -516,7 +516,7 @@ class Run:
         while len(rows) < total:
             if self.stopped:
                 return 143
-            # Of an epoch without a test, which most are.
+            # Time epochs without a test: most are.
             if min((row["seconds"] for row in rows[-3:]), default=0) > self.left():
                 say(f"{step} ends after {len(rows)} of {total} epochs: the time is up")
                 return 3

@@ -17,7 +17,7 @@ from larq_nobn.weights.transfer import assign_checked, named_weights
 
 keras_tuner = import_keras_tuner()
 
-# Hyperparameters that are the network's.
+# Hyperparameters that belong to the network.
 _NETWORK = ("alpha", "surrogate", "units", "width")
 
 
@@ -90,7 +90,7 @@ def _compile(
     metrics: Sequence[Any],
 ) -> tf.keras.Model:
     settings = recipe_settings(values, epochs=2)
-    # It checks the values; the data set stands for none.
+    # Only to check the values; any data set will do.
     recipe = Recipe(name="tuning", dataset="imagenet", model=network.name, **settings)
     searched = {name: settings[name] for name in _NETWORK if name in settings}
     model = build(replace(network, binary_weights=step == "step2", **searched))
@@ -216,7 +216,7 @@ class ReActNetHyperModel(keras_tuner.HyperModel):
             scheduler = tf.keras.callbacks.LearningRateScheduler(
                 lambda epoch: base * decay(self.schedule, epoch - start, end - start)
             )
-            # In front: a scheduler of the user's has the last word.
+            # First in the list, so that a user's own scheduler overrides it.
             call = {**call, "callbacks": [scheduler, *call["callbacks"]]}
         return model.fit(**{**call, "initial_epoch": start, "epochs": end})
 

@@ -36,7 +36,7 @@ def draw_search(leaderboard: Sequence[Row], space: SearchSpace, path: Path) -> N
     top1 = [row.val_top1 for row in rows]
     colour = colormaps["viridis"]
     norm = Normalize(min(top1), max(top1) if max(top1) > min(top1) else min(top1) + 1)
-    # That clipping is off shows on its factor's axis.
+    # Clipping switched off is shown on the clipping factor's axis.
     names = [name for name in space.varied if name != "clipping"]
     shades = [colour(norm(value)) for value in top1]
     small = [n for n in ("clip_factor", "alpha", "learning_rate") if n in names]

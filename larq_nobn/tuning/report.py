@@ -77,7 +77,7 @@ def _markdown(leaderboard: Sequence[Row], recipe: Recipe, held_out: int) -> str:
 
 def _recipe_file(leaderboard: Sequence[Row], recipe: Recipe, held_out: int) -> str:
     best = leaderboard[0]
-    # The search's limit was for its own speed.
+    # The search's limit only kept the search short.
     found = best.recipe.replace(name=f"{recipe.name}_tuned", limit=None)
     settings = {f.name: getattr(found, f.name) for f in dataclasses.fields(Recipe)}
     lines = [

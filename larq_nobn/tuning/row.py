@@ -5,7 +5,7 @@ from typing import Any
 
 from larq_nobn.training.recipe import Recipe
 
-# They show in the clipping factor and in the epochs.
+# Their effect is shown by the clipping factor and the epochs.
 _SWITCHES = ("clipping", "step1_share")
 
 

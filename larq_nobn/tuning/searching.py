@@ -26,7 +26,7 @@ from larq_nobn.tuning.space import SearchSpace, recipe_settings
 
 ALGORITHMS = ("random", "hyperband", "bayesian")
 
-# Of the training images, held out to compare trials: the test images stay unseen.
+# Share of the training images held out to compare trials; test images stay unseen.
 _HELD_OUT = 0.2
 _OBJECTIVE = keras_tuner.Objective("val_top1", "max")
 
@@ -104,7 +104,7 @@ def search(
             hypermodel=_Draw(space),
             directory=str(folder.path),
             project_name="keras_tuner",
-            # Its files are not written atomically, so they are not read again.
+            # keras-tuner's files are not written atomically, so do not read them.
             overwrite=True,
         )
         try:
@@ -166,7 +166,7 @@ def _oracle(algorithm: str, trials: int | None, epochs: int, seed: int):
     if algorithm == "random":
         return oracles.RandomSearchOracle(_OBJECTIVE, trials, seed=seed)
     if algorithm == "bayesian":
-        # By default three random trials a hyperparameter, more than most can afford.
+        # The default, three random trials per hyperparameter, is too expensive.
         initial = max(3, trials // 3)
         return oracles.BayesianOptimizationOracle(
             _OBJECTIVE, trials, initial, seed=seed
@@ -216,7 +216,7 @@ class _Tuner(keras_tuner.Tuner):
         try:
             return self._study.run(trial.trial_id, trial.hyperparameters)
         except (UserError, OSError) as error:
-            # Everything else keras-tuner takes for the trial's failure.
+            # keras-tuner treats every other exception as a failed trial.
             raise FatalUserError(str(error)) from error
 
     def on_trial_end(self, trial) -> None:
@@ -258,7 +258,7 @@ class _Study:
         row = Row(trial=int(trial_id), values=varied, recipe=recipe)
         self._print(f"trial {trial_id}: {row.text()}")
         for other in self.rows:
-            # Where something is off, what depends on it makes no difference.
+            # Values that depend on a switched-off option make no difference.
             if other.recipe.replace(name=recipe.name) == recipe:
                 self._print(f"  as trial {other.trial}")
                 return self._score(other)
@@ -278,7 +278,7 @@ class _Study:
     def _score(self, row: Row) -> dict[str, float]:
         """What the tuner gets to know."""
         if row.val_top1 is None:
-            # As good as guessing: to be avoided, but no failure of the search.
+            # No better than chance: a poor trial, but not a failed one.
             return {"val_top1": 100 / self._images.row.num_classes}
         return {"val_top1": row.val_top1}
 
@@ -299,7 +299,7 @@ class _Study:
             write_json(diverged, str(error))
             raise
         finally:
-            # Only a training that goes on needs them, and they are large.
+            # Only needed to continue a training, and large.
             if diverged.exists() or (folder / "result.json").exists():
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return result

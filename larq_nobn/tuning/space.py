@@ -29,7 +29,7 @@ class Parameter:
     log: bool = False
 
 
-# Adam's rates, and those of SGD, which are larger.
+# Learning rates of Adam, and of SGD, which are larger.
 _RATES = {"adam": (1e-4, 1e-2), "rmsprop": (1e-4, 1e-2), "sgd": (1e-2, 1.0)}
 
 PARAMETERS: dict[str, Parameter] = {
@@ -163,7 +163,7 @@ class SearchSpace:
             if len(rates) == 1:
                 values["learning_rate"] = self._value(hp, "learning_rate", rate)
                 break
-            # By the same name, keras-tuner would lose one with the other.
+            # Under the same name, keras-tuner would drop both at once.
             with self._given(hp, "optimizer", [optimizer]):
                 value = self._value(hp, "learning_rate", rate, optimizer)
             if optimizer == values["optimizer"]:
@@ -198,7 +198,7 @@ class SearchSpace:
             else:
                 sampling = "log" if PARAMETERS[name].log else "linear"
                 value = hp.Float(key, low, high, sampling=sampling, default=default)
-            # A logarithm and back is not exact.
+            # Logarithm and exponential are not exact inverses.
             inside = value is None or low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
         elif isinstance(spec, list):
             default = published if published in spec else None
@@ -301,7 +301,7 @@ def recipe_settings(values: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     if not settings.pop("clipping", True):
         settings["clip_factor"] = 0.0
     share = settings.pop("step1_share", 0.5)
-    # At least one epoch is of the network that counts.
+    # The network that is evaluated gets at least one epoch.
     first = min(round(share * epochs), epochs - 1)
     return {**settings, "step1_epochs": first, "epochs": epochs - first}
 

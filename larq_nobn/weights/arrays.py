@@ -41,7 +41,7 @@ def write_npz(
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with atomic_file(path) as file, zipfile.ZipFile(file, "w", method) as archive:
         for name, array in arrays.items():
-            # Without a date: zipfile's own would make each file different.
+            # Fixed date: the current one would make every file different.
             entry = zipfile.ZipInfo(f"{name}.npy")
             entry.compress_type = method
             with archive.open(entry, "w", force_zip64=True) as member:
@@ -98,7 +98,7 @@ def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{entry.filename!r} in compression {entry.compress_type}.")
     with archive.open(entry) as member:
-        # Up to the declared size: without it, zipfile inflates first and cuts then.
+        # Read only the declared size: zipfile otherwise inflates before it cuts.
         content = member.read(entry.file_size)
     if len(content) != entry.file_size:
         raise UserError(f"{entry.filename!r}, which is cut off.")

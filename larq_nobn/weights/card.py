@@ -20,9 +20,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATASET = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MOST_CLASSES = 100_000
 _MOST_BYTES = {"packed": 1 << 26, "full": 1 << 31}
-# Of a weight, packed and deflated, or in half precision.
+# The fewest bytes a weight can take: bits, or half precision, both deflated.
 _LEAST_BYTES = {"packed": 1 / 32, "full": 1 / 2}
-# What cards do not say unless it differs: they are older than it.
+# Fields younger than the format: written only where they differ from these.
 _LATER = {"units": None, "surrogate": None, "binary_activations": True}
 
 
@@ -86,7 +86,7 @@ class Card:
         return {
             "format": FORMAT,
             **values,
-            # Older versions of this package refuse what they do not know.
+            # Older versions of this package refuse unknown keys.
             "network": {k: v for k, v in network if (k, v) not in _LATER.items()},
             "files": {kind: asdict(file) for kind, file in self.files.items()},
         }
@@ -263,7 +263,7 @@ def _files(content: Any, network: NetworkSpec) -> dict[str, WeightsFile]:
             raise UserError(f"sha256 {file.sha256!r}.")
         most = _MOST_BYTES[kind]
         _checked(file.size, "size", lambda v, m=most: _is_integer(v) and 0 < v <= m)
-        # Before anybody builds it.
+        # Checked before the network is built.
         if network.plan.least_weights() * _LEAST_BYTES[kind] > file.size:
             raise UserError(f"a network too wide for {file.size:,} bytes ({kind}).")
         files[kind] = file

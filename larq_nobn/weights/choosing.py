@@ -11,8 +11,8 @@ from larq_nobn._errors import UserError
 from larq_nobn.datasets import DATASETS, usual_stem
 from larq_nobn.networks import FAMILIES, NetworkSpec
 from larq_nobn.weights import hub
-from larq_nobn.weights.bundle import CARD, call_arguments
 from larq_nobn.weights.card import Card, read_card
+from larq_nobn.weights.files import CARD, call_arguments
 from larq_nobn.weights.registry import is_bundle, is_name, survey
 from larq_nobn.weights.sources import Mirror, sources
 
@@ -80,7 +80,7 @@ def _best(name: str, dataset: str, given: Mapping[str, Any]) -> Card | None:
     """Of the published networks that fit: the published width, then the best."""
     found: dict[str, Card] = {}
     for card in _published(name, dataset, given):
-        # Of the same network, the first source has the right of way.
+        # For the same network the first source wins.
         found.setdefault(card.folder_name, card)
     width = FAMILIES[name].width
     return max(
@@ -96,7 +96,7 @@ def _published(name: str, dataset: str, given: Mapping[str, Any]) -> Iterator[Ca
     mirrors, any_found = [], False
     for source in sources(ignored):
         if isinstance(source, Mirror):
-            # By its usual name: to list a mirror takes a request for each network.
+            # Ask by the usual name: listing a mirror takes a request per network.
             mirrors.append(source)
             found = source.find(usual, dataset, ignored)
             cards: Iterable[Card] = () if found is None else (found.card,)
@@ -118,7 +118,7 @@ def _fits(card: Card, name: str, dataset: str, given: Mapping[str, Any]) -> bool
     network = card.network
     if (network.name, card.dataset) != (name, dataset):
         return False
-    # The same body takes other classes and sizes of images.
+    # Number of classes and image size may differ.
     body = {k: v for k, v in given.items() if k != "num_classes"}
     body["input_shape"] = (None, None, network.input_shape[-1])
     return _specified(card, body).shares_body_with(network)

@@ -17,9 +17,9 @@ from larq_nobn._files import atomic_file, remove_temporaries, sha256
 if TYPE_CHECKING:
     import requests
 
-# To connect, and between two pieces of an answer.
+# Timeout for connecting, and between two pieces of an answer.
 TIMEOUT_SECONDS = 20.0
-# A server that drips is as bad as one that hangs.
+# Minimum speed: a very slow server is as bad as one that hangs.
 SLOWEST_BYTES_PER_SECOND = 10_000
 MOST_REDIRECTS = 5
 ATTEMPTS = 3
@@ -207,7 +207,7 @@ def _blocks(
     import requests
     import urllib3
 
-    # Compressed answers would unpack to unknown sizes.
+    # No compression: it would unpack to an unknown size.
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"

@@ -16,11 +16,12 @@ from typing import Any
 
 from larq_nobn._errors import UserError, first_line
 from larq_nobn._files import sha256, write_json
-from larq_nobn.datasets import DATASETS, class_names
+from larq_nobn.datasets import DATASETS
 from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights import download
-from larq_nobn.weights.bundle import CARD
 from larq_nobn.weights.card import KINDS, Card, WeightsFile, read_card
+from larq_nobn.weights.files import CARD
+from larq_nobn.weights.publishers import PUBLISHERS
 from larq_nobn.weights.sources import (
     Found,
     Published,
@@ -28,7 +29,6 @@ from larq_nobn.weights.sources import (
     cache_folder,
     open_file,
 )
-from larq_nobn.weights.torch.importing import PUBLISHERS, import_checkpoint
 
 SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?(?::(full|packed))?")
@@ -46,7 +46,7 @@ class Checkpoint:
         dataset: What it was trained on.
         top1: Its accuracy in percent, as published.
         repository: Where it is on the hub.
-        publisher: One of `importing.PUBLISHERS`.
+        publisher: One of `publishers.PUBLISHERS`.
         bytes: Its size, roughly.
         sha256: Of the file, where it is known.
     """
@@ -67,13 +67,13 @@ class Checkpoint:
 
     @property
     def card(self) -> Card:
-        """The card of the bundle that it becomes, as far as it is known before."""
+        """The card of its bundle, as far as it is known before: without classes."""
         publisher = PUBLISHERS[self.publisher]
         statistics = DATASETS[publisher.normalizes_as or self.dataset]
         return Card(
             network=self.network,
             dataset=self.dataset,
-            classes=class_names(self.dataset),
+            classes=(),  # ImageNet's would take seconds: tensorflow-datasets has them.
             mean=statistics.mean,
             std=statistics.std,
             origin={
@@ -95,7 +95,7 @@ def _ab(name: str, dataset: str, top1: float, megabytes: int, **pinned: str):
         input_shape=row.input_shape,
         num_classes=row.num_classes,
     )
-    # Theirs are called ReActNets, too.
+    # A&B BNN's files call their networks ReActNets.
     file = f"models/{dataset}_{name.replace('abnet', 'reactnet').replace('_', '')}"
     return Checkpoint(
         f"{file}_step2.h5", network, dataset, top1, bytes=megabytes * 10**6, **pinned
@@ -142,6 +142,8 @@ class Hub:
 
 def _imported(checkpoint: Checkpoint, kind: str) -> tuple[Card, Path]:
     """Download a checkpoint and import it into the cache, at one bit a weight."""
+    from larq_nobn.weights.torch.importing import import_checkpoint
+
     path, sources = fetch(checkpoint.repository, checkpoint.file, checkpoint.sha256)
     folder = import_checkpoint(
         path,
@@ -239,7 +241,7 @@ def fetch(
             + (", without LARQ_NOBN_OFFLINE and HF_HUB_OFFLINE" if offline else ""),
         ) from error
     path = Path(path)
-    # The hub's cache: snapshots/COMMIT/FILE, a link to blobs/ETAG.
+    # In the hub's cache, snapshots/COMMIT/FILE links to blobs/ETAG.
     etag = path.resolve().name
     actual = sha256(path)
     known = digest or (etag if _SHA256.fullmatch(etag) else None)
@@ -357,6 +359,6 @@ def _metadata(card: Card) -> str:
         "metrics": ["accuracy"],
         "model-index": [{"name": card.folder_name, "results": results}],
     }
-    # JSON is YAML, too.
+    # Every JSON value is valid YAML.
     lines = [f"{key}: {json.dumps(value)}" for key, value in head.items()]
     return "\n".join(["---", *lines, "---", "", ""])

@@ -49,7 +49,7 @@ def load(
         return
     path = Path(weights)
     if registry.is_name(weights) and (
-        # A folder of data next to the program often has the dataset's name.
+        # A data folder beside the program may well have the dataset's name.
         weights.partition(":")[0] in DATASETS or not path.exists()
     ):
         registry.load(model, weights, network, include_top)
@@ -65,7 +65,7 @@ def load(
         )
 
 
-# Where Keras keeps layers by type and order, without their names.
+# Here Keras stores layers by type and order, without their names.
 _BY_TYPE = ("layers/", "_layer_checkpoint_dependencies/")
 
 

@@ -121,7 +121,7 @@ def _packed_kernel(layer: QuantConv2D) -> dict[str, np.ndarray]:
         new = layer.gain_for(np.where(positive, magnitude, -magnitude))
         others = {f"{layer.name}/gain": np.float32(new)}
     else:
-        # Of a kernel ±t, most quantizers' magnitude is t itself.
+        # For a kernel of ±t most quantizers give the magnitude t.
         new_scale = _scale(binary_kernel(layer, np.where(positive, scale, -scale)))
         ratio = np.divide(scale, new_scale, np.ones_like(scale), where=new_scale > 0)
         ratio = np.where(np.abs(ratio - 1) < 1e-4, 1, ratio)

@@ -5,15 +5,15 @@ environment variable `LARQ_NOBN_ZOO`, the first match wins; the user's cache, wh
 holds what was downloaded or imported before; the published checkpoints on the hub.
 """
 
+from __future__ import annotations
+
 import warnings
 from pathlib import Path
-
-import tensorflow as tf
+from typing import TYPE_CHECKING
 
 from larq_nobn._errors import UserError
 from larq_nobn.datasets import DATASETS
 from larq_nobn.networks import NetworkSpec
-from larq_nobn.weights.bundle import CARD, call_arguments, load_weights
 from larq_nobn.weights.card import (
     KINDS,
     Card,
@@ -21,8 +21,12 @@ from larq_nobn.weights.card import (
     is_dataset_name,
     read_card,
 )
+from larq_nobn.weights.files import CARD, call_arguments
 from larq_nobn.weights.hub import Hub
 from larq_nobn.weights.sources import PublishedList, open_file, sources
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 def is_name(weights: object) -> bool:
@@ -61,13 +65,13 @@ def load(
         try:
             card, path = found.open(kind or _smallest(found.card), model)
         except (UserError, OSError) as error:
-            # The same bundle may be whole elsewhere: packages hold packed ones only.
+            # Another source may have the missing file: packages hold packed ones only.
             problems.append(str(error))
             if missing is None or isinstance(source, Hub):
                 missing = UserError(str(error))
             continue
         if isinstance(source, Hub):
-            # What the cache has of the same checkpoint needs no latent weights.
+            # A cached import of the same checkpoint may lack the latent weights.
             problems = [p for p in problems if p != str(missing)]
         _warn(problems)
         _load(model, path, card, network, include_top)
@@ -124,6 +128,8 @@ def _load(
     network: NetworkSpec,
     include_top: bool,
 ) -> None:
+    from larq_nobn.weights.bundle import load_weights
+
     body_only = not include_top or network.num_classes != card.network.num_classes
     load_weights(model, path, card, body_only)
     if body_only and include_top:
@@ -139,7 +145,7 @@ def _load(
             f"{card.dataset} was loaded.",
             stacklevel=5,
         )
-    # For preprocess_input and decode_predictions.
+    # Read by `preprocess_input` and `decode_predictions`.
     model.card = card
 
 

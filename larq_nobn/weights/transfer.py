@@ -97,7 +97,7 @@ def assign_checked(
             finite.
     """
     check_fit(variables, {name: value.shape for name, value in values.items()}, what)
-    # Numbers beyond float32 become infinite there.
+    # Numbers outside float32's range become infinite.
     with np.errstate(over="ignore", invalid="ignore"):
         converted = {
             name: values[name].astype(variable.dtype.as_numpy_dtype, copy=False)

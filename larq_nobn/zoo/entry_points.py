@@ -39,7 +39,7 @@ _DOC = """{title} {norm}.
     """
 
 
-# What they take, in this order; `create_model` has the defaults.
+# Their arguments, in this order; `create_model` has the defaults.
 _ARGUMENTS = (
     "input_shape",
     "input_tensor",

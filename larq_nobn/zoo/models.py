@@ -116,7 +116,7 @@ def create_model(
     is_bundle = isinstance(name, str) and name not in FAMILIES
     card = card_named(name) if is_bundle else None
     if card is not None:
-        # What is said of it by its name need not be said again.
+        # Leave out what the bundle's name already says.
         own = {f.name: getattr(card.network, f.name) for f in fields(card.network)}
         defaults = create_model.__kwdefaults__
         said = {k: v for k, v in given.items() if v != defaults[k]}

@@ -10,15 +10,9 @@ from larq_nobn import UserError, zoo
 from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights import bundle
 from larq_nobn.weights.arrays import read_npz, write_npz
-from larq_nobn.weights.bundle import (
-    call_arguments,
-    check_size,
-    load_index,
-    load_weights,
-    verify,
-    write_bundle,
-)
+from larq_nobn.weights.bundle import load_weights, write_bundle
 from larq_nobn.weights.card import WeightsFile, read_card
+from larq_nobn.weights.files import call_arguments, check_size, load_index, verify
 from larq_nobn.weights.transfer import named_weights
 
 

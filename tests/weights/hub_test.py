@@ -80,7 +80,7 @@ def test_the_table():
     for (name, dataset), row in AB.items():
         assert row.file.startswith(f"models/{dataset}_reactnet")
         assert row.network.name == name
-        assert row.card.classes
+        assert row.card.network == row.network
     assert AB["abnet_a", "imagenet"].file == "models/imagenet_reactneta_step2.h5"
     assert AB["abnet34", "imagenet"].top1 == 65.19
     assert AB["abnet18", "cifar10"].network.stem == "cifar"

@@ -58,6 +58,41 @@ def test_a_modules_state_dict():
     assert state["0.weight"].shape == (4, 3, 3, 3)
 
 
+@pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "legacy"])
+def test_reads_what_pytorch_writes_here(as_zip, tmp_path):
+    """Where PyTorch is installed: files of its version, tensors of any layout."""
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(1)
+    base = torch.randn((4, 6, 5), generator=generator, dtype=torch.float64)
+    tensors = {
+        "transposed": base.transpose(0, 2),
+        "offset": base[1:, ::2],
+        "expanded": base[0, 0].expand(3, 5),
+        "scalar": base.sum(),
+        "empty": torch.empty((0, 3)),
+        **{
+            str(dtype): (base * 10).to(dtype)
+            for dtype in (torch.float32, torch.float16, torch.bfloat16)
+        },
+        **{
+            str(dtype): (base * 10).abs().to(dtype)
+            for dtype in (torch.int64, torch.int32, torch.uint8, torch.bool)
+        },
+        "parameter": torch.nn.Parameter(base),
+    }
+    path = tmp_path / "file.pt"
+    torch.save(tensors, path, _use_new_zipfile_serialization=as_zip)
+    read = load(path, 1 << 20)
+    own = torch.load(path, weights_only=True)
+    assert list(read) == list(own)
+    for key, tensor in own.items():
+        assert read[key].shape == tuple(tensor.shape), key
+        assert str(read[key].dtype) == str(tensor.dtype).removeprefix("torch."), key
+        np.testing.assert_array_equal(
+            np.asarray(read[key], np.float64), tensor.detach().double().numpy()
+        )
+
+
 def test_arrays_are_views_of_the_file():
     state = load(DATA / "bare.zip.pt", 1 << 20)
     assert not state["conv1.weight"].flags.owndata

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from larq_nobn.datasets import DATASETS, class_names
 from larq_nobn.networks import FAMILIES, NetworkSpec, build
 from larq_nobn.weights.bundle import write_bundle
 from larq_nobn.weights.card import Card
+from larq_nobn.weights.publishers import PUBLISHERS, Publisher
 from larq_nobn.weights.sources import cache_folder
 from larq_nobn.weights.torch.layouts import (
     LAYOUTS,
@@ -27,55 +28,6 @@ from larq_nobn.weights.torch.reading import best_top1, read_checkpoint
 
 # In float64 both sides agree to 1e-13; a wrong variant differs in the first digit.
 _TOLERANCE = 1e-8
-
-
-@dataclass(frozen=True)
-class Publisher:
-    """A publisher of checkpoints.
-
-    Attributes:
-        title: Its name.
-        url: Where it publishes.
-        paper: Its paper.
-        license: Its licence; empty if it has none.
-        binary_downsample: Whether its ResNets' 1×1 kernels are binary in step 2.
-        normalizes_as: The dataset by whose statistics it normalizes images, whatever
-            they are; `None` for the images' own.
-        cifar_stem: Whether its ReActNet-A has a stem of its own for small images.
-    """
-
-    title: str
-    url: str
-    paper: str
-    license: str
-    binary_downsample: bool = True
-    normalizes_as: str | None = None
-    cifar_stem: bool = False
-
-
-PUBLISHERS = {
-    "bnn_nobn": Publisher(
-        "BNN - BN = ?",
-        "https://github.com/VITA-Group/BNN_NoBN",
-        "arXiv 2104.08215",
-        "MIT",
-    ),
-    "reactnet": Publisher(
-        "ReActNet, by its authors",
-        "https://github.com/liuzechun/ReActNet",
-        "arXiv 2003.03488",
-        "",
-        binary_downsample=False,
-    ),
-    "ab_bnn": Publisher(
-        "A&B BNN",
-        "https://github.com/Ruichen0424/AB-BNN",
-        "arXiv 2403.03739",
-        "MIT (as stated at https://huggingface.co/Ruichen0424/AB-BNN)",
-        normalizes_as="imagenet",
-        cifar_stem=True,
-    ),
-}
 
 
 def import_checkpoint(
@@ -191,7 +143,7 @@ def _source(state: Mapping[str, np.ndarray], given: str | None) -> str:
     elif any(key.endswith(".weights") for key in state):
         found = "reactnet"
     elif any(key.endswith(".running_mean") for key in state) and not small_stem:
-        # Both have these names and shapes, but not the same arithmetic or licence.
+        # Both publishers use these names and shapes, with other arithmetic and licence.
         found = given if given in ("bnn_nobn", "reactnet") else None
     if found is None or given not in (None, found):
         raise UserError(
@@ -267,7 +219,7 @@ def check_against_oracle(network: NetworkSpec, state: Mapping[str, np.ndarray]) 
     Raises:
         UserError: If it does not.
     """
-    # Twice the strides: on 1×1 maps only the middle of a kernel would count.
+    # Twice the strides: on 1×1 maps only a kernel's centre would be tested.
     size = 2 * network.plan.stride(network.stem)
     shape = (size, size, network.input_shape[-1])
     images = np.random.default_rng(0).standard_normal((2, *shape))

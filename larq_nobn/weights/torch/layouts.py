@@ -39,7 +39,7 @@ _RESNET = {
     "downsample_bn": ("downsample.2",),
     "rprelu": ("move1", "prelu", "move2"),
 }
-# A&B BNN has no batch norm that would have to be told apart from the convolution.
+# A&B BNN has no batch norm to tell apart from the convolution.
 _ADD_AND_BIT = {("binary_conv",): ("conv1",)}
 _MOBILE = {
     "shift1": ("move11",),
@@ -262,7 +262,7 @@ def unwrap_state_dict(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
                 value = value.float() if "bfloat16" in str(value.dtype) else value
             array = np.asarray(value)
         except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            # Quantized, sparse, float8 and meta tensors.
+            # Not for quantized, sparse, float8 and meta tensors.
             raise UserError(
                 "`state_dict` must hold dense tensors of numbers",
                 got=f"{key!r} of {getattr(value, 'dtype', type(value).__name__)} "

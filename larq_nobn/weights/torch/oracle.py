@@ -52,7 +52,7 @@ class _Forward:
         self.variant = variant
         self.free = any(key.endswith(".gain") for key in state)
         self.add_and_bit = any(key.endswith(".L_alpha") for key in state)
-        # Expected variance of the activations, where the network keeps account of it.
+        # Expected variance of the activations, in BN-free networks.
         self.variance = 1.0
 
     def run(self, x: np.ndarray) -> np.ndarray:
@@ -162,7 +162,7 @@ class _Forward:
     ) -> np.ndarray:
         kernel = self._kernel(name)
         if kernel.ndim == 2:
-            # Stored flat; those convolutions are 3×3 or 1×1 and keep the width.
+            # Stored flat: these convolutions are 3×3 or 1×1, with equal widths.
             inputs = x.shape[1]
             size = 3 if name.endswith("3x3") else 1
             kernel = kernel.reshape(-1, inputs, size, size)

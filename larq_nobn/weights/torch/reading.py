@@ -85,5 +85,5 @@ def best_top1(content: Mapping[str, Any]) -> float | None:
         return None
     value = np.asarray(value)
     good = value.dtype.kind in "fi" and value.size == 1 and 0 <= value.item() <= 100
-    # Stored in float32: 91.94000244140625.
+    # Stored in float32, e.g. 91.94000244140625.
     return round(float(value.item()), 4) if good else None

@@ -34,7 +34,7 @@ _DTYPES = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
-# A ReActNet-A with its optimizer takes a few ten thousand.
+# A ReActNet-A with its optimizer takes some ten thousand.
 _MOST_INSTRUCTIONS = 5_000_000
 _DEEPEST = 100
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -70,7 +70,7 @@ class _Tensor:
             (n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True)
         )
         numbers = (self.offset, *self.shape, *self.strides)
-        # No element twice: a file of a few bytes would make an array of any size.
+        # Elements must not repeat: a tiny file could make an array of any size.
         fits = int(np.prod(self.shape, dtype=object)) <= len(data)
         if min(numbers) < 0 or last >= len(data) or not fits:
             raise UserError("a tensor that its storage does not hold")
@@ -91,7 +91,7 @@ def _rebuild_tensor(storage, offset, shape, strides, *_) -> _Tensor:
     return _Tensor(storage, offset, shape, strides)
 
 
-# All that can be called, and what it makes.
+# The only callables, and what they make.
 _FUNCTIONS: dict[str, Callable] = {
     "collections.OrderedDict": lambda pairs=(): OrderedDict(pairs),
     "torch.Size": lambda sizes=(): tuple(sizes),
@@ -100,7 +100,7 @@ _FUNCTIONS: dict[str, Callable] = {
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
     "torch.device": lambda *names: ":".join(map(str, names)),
 }
-# Names that stand for themselves.
+# Names that are kept as constants.
 _NAMES = {
     f"{module}.{name}": dtype
     for name, dtype in _DTYPES.items()
@@ -138,7 +138,7 @@ class _Interpreter:
             elif code.name in _PUSHED:
                 self._stack.append(argument)
             elif code.name in _CONSTANTS:
-                # Containers anew each time.
+                # A new container each time.
                 self._stack.append(_CONSTANTS[code.name]())
             elif code.name not in _IGNORED:
                 raise ForeignObject(f"the instruction {code.name}")
@@ -259,7 +259,7 @@ class _Interpreter:
         self._stack.append(self._stack[-1])
 
 
-# What is pushed as it was read.
+# Opcodes that push their argument unchanged.
 _PUSHED = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
     *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"),
