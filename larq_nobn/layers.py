@@ -40,14 +40,29 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
     `padding=kernel_size // 2`, which published binary networks use. Padding is applied
     after the input quantizer, so that zeros stay zeros.
 
+    The arguments are those of `larq.layers.QuantConv2D`, in its order.
+
     Args:
         filters: Number of output channels.
         kernel_size: Height and width of the kernel.
+        strides: Strides along height and width.
         padding: `"valid"`, `"same"` or `"symmetric"`.
+        pad_values: The value of the padding.
+        data_format: As in Keras's `Conv2D`, like those that are not listed here.
+        dilation_rate: See above.
+        groups: See above.
+        activation: See above.
+        use_bias: See above.
         input_quantizer: Larq quantizer of the input.
         kernel_quantizer: Larq quantizer of the kernel.
-        **kwargs: As in `larq.layers.QuantConv2D`: `strides`, `pad_values`, and what
-            Keras's `Conv2D` takes.
+        kernel_initializer: See above.
+        bias_initializer: See above.
+        kernel_regularizer: See above.
+        bias_regularizer: See above.
+        activity_regularizer: See above.
+        kernel_constraint: See above.
+        bias_constraint: See above.
+        **kwargs: What every Keras layer takes: `name`, `dtype`, `trainable`.
 
     Shapes:
         Input `(batch, height, width, channels)`; output
@@ -64,10 +79,23 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
         self,
         filters: int,
         kernel_size: int | Sequence[int],
-        *,
+        strides: int | Sequence[int] = (1, 1),
         padding: str = "valid",
+        pad_values: float = 0.0,
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = (1, 1),
+        groups: int = 1,
+        activation=None,
+        use_bias: bool = True,
         input_quantizer=None,
         kernel_quantizer=None,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
         **kwargs,
     ):
         padding = str(padding).lower()
@@ -82,8 +110,22 @@ class QuantConv2D(_NamedWeights, ExtensibleQuantConv2D):
         super().__init__(
             filters,
             kernel_size,
+            strides=strides,
             padding="same" if self._symmetric else padding,
+            pad_values=pad_values,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            activation=activation,
+            use_bias=use_bias,
             input_quantizer=get_quantizer("input_quantizer", input_quantizer),
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
             **kwargs,
         )
         # Set here, because Larq warns of starved weights whenever a binary quantizer
@@ -264,17 +306,31 @@ class ScaledWSConv2D(QuantConv2D):
     `quantized_scope(True)` what is saved is the quantized kernel, and a gain with which
     it gives the same outputs again.
 
+    The positional arguments are those of Keras's `Conv2D`, in its order.
+
     Args:
         filters: Number of output channels.
         kernel_size: Height and width of the kernel.
-        input_quantizer: Larq quantizer of the input; `"approx_sign"` or an `RSign` for
-            binary activations.
-        kernel_quantizer: Larq quantizer of the standardized kernel; `"scaled_sign"`
-            for the paper's binary kernel.
+        strides: Strides along height and width.
+        padding: `"valid"`, `"same"` or `"symmetric"`.
+        data_format: As in Keras's `Conv2D`, like the next ones.
+        dilation_rate: See above.
+        groups: See above.
+        activation: See above.
+        use_bias: The paper has none.
+        kernel_initializer: See above.
+        bias_initializer: See above.
+        kernel_regularizer: See above.
+        bias_regularizer: See above.
+        activity_regularizer: See above.
+        kernel_constraint: See above.
+        bias_constraint: See above.
         gamma: Factor on the standardized kernel; 1 behind a sign.
         eps: Added to the standard deviation.
-        use_bias: The paper has none.
-        **kwargs: As in `larq_nobn.layers.QuantConv2D`.
+        **kwargs: As in `larq_nobn.layers.QuantConv2D`. `input_quantizer` is a Larq
+            quantizer of the input: `"approx_sign"` or an `RSign` for binary
+            activations; `kernel_quantizer` one of the standardized kernel:
+            `"scaled_sign"` for the paper's binary kernel.
 
     Weights:
         `kernel` of shape `(height, width, channels, filters)` and `gain` of shape
@@ -294,14 +350,45 @@ class ScaledWSConv2D(QuantConv2D):
         self,
         filters: int,
         kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = (1, 1),
+        groups: int = 1,
+        activation=None,
+        use_bias: bool = False,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
         *,
         gamma: float = 1.0,
         eps: float = 1e-5,
-        use_bias: bool = False,
         **kwargs,
     ):
         check_gamma_and_eps(gamma, eps)
-        super().__init__(filters, kernel_size, use_bias=use_bias, **kwargs)
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
         self.gamma = gamma
         self.eps = eps
         if isinstance(self.kernel_quantizer, tf.keras.layers.Layer):
