@@ -25,6 +25,7 @@ def test_projection_is_idempotent():
     np.testing.assert_allclose(ScaledWeightStandardization(eps=0.0)(once), once)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
     [

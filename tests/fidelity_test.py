@@ -25,14 +25,6 @@ pytestmark = pytest.mark.usefixtures("float64")
 cross_entropy = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-@pytest.fixture(autouse=True)
-def _free_memory():
-    """Models are in reference cycles, and these take gigabytes in float64."""
-    yield
-    tf.keras.backend.clear_session()
-    gc.collect()
-
-
 def test_every_case_is_compared():
     assert {*golden.MODELS, *golden.TRAJECTORIES} == {*golden.INDEX["cases"]}
     files = {path.stem for path in golden.DATA.glob("*.npz")}
@@ -316,6 +308,15 @@ def _adam(settings):
     return tf.keras.optimizers.Adam(learning_rate, beta_1, beta_2, epsilon)
 
 
+@pytest.fixture
+def _free_memory():
+    """Models are in reference cycles, and these take gigabytes in float64."""
+    yield
+    tf.keras.backend.clear_session()
+    gc.collect()
+
+
+@pytest.mark.usefixtures("_free_memory")
 @pytest.mark.slow
 @modes
 @pytest.mark.parametrize("case", golden.TRAJECTORIES)

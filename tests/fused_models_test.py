@@ -160,6 +160,7 @@ def _gradients_by_outputs(network, names):
     return gradients
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("graph", [True, False])
 def test_every_intermediate_activation_has_its_gradient(graph):
@@ -295,6 +296,7 @@ def test_layers_of_another_precision_keep_theirs(policy):
     assert len(model.fusion_plan.units) == (policy == "float32")
 
 
+@pytest.mark.slow
 def test_saves_loads_and_clones(tmp_path):
     model = _units()
     images = tf.constant(rng.normal(size=(2, 8, 8, 4)), "float32")

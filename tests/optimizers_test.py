@@ -150,6 +150,7 @@ ADAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_eagerly", [True, False])
 @pytest.mark.parametrize("kwargs", ADAMS.values(), ids=ADAMS)
 def test_fused_adam_is_adam(kwargs, run_eagerly):
@@ -491,6 +492,7 @@ def test_no_gradients_at_all():
         _clipping(model).apply_gradients([(None, v) for v in model.trainable_variables])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_eagerly", [True, False])
 def test_sparse_gradients(run_eagerly):
     """An embedding's gradient; a unit is a column of the whole table."""
@@ -527,6 +529,7 @@ def test_sparse_gradients(run_eagerly):
 FORMATS = ("m.keras", "m.h5", "m")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*mixed_float16.*")
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
@@ -712,6 +715,7 @@ def test_excluded_from_weight_decay(wrapper, inner):
     _assert_same(*results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("inner", ["AdamW", "FusedAdam"])
 @pytest.mark.parametrize("wrapper", ["clipping", "decay", "nested"])
@@ -1073,6 +1077,7 @@ def test_no_report_without_counting():
         optimizer.clipping_report()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", [None, LossScaleOptimizer, "decay"])
 def test_clipping_report_callback(wrapper, tmp_path):
     model = _model()

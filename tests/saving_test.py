@@ -23,6 +23,7 @@ def _model() -> tf.keras.Model:
     return tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(3)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("as_path", [str, lambda path: path])
 def test_loads_weights_and_compilation(name, as_path, tmp_path):

@@ -387,6 +387,7 @@ def test_top_level_names():
     assert larq_nobn.fold_batch_norm is fold_batch_norm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["free", "none", "fold"])
 def test_command(tmp_path, capsys, mode):
     residual().save(tmp_path / "model.keras")

@@ -82,6 +82,7 @@ def test_missing_files(arguments, message, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_installed_command_fails_in_one_line(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "larq_nobn", "demo", "--out", "/dev/null/demo"],

@@ -101,6 +101,7 @@ def test_convolutions_are_exact_to_the_integer(size, kernel, arguments, target):
     assert np.array_equal(result, np.rint(result))
 
 
+@pytest.mark.slow
 def test_zeros_around_the_image_stay_zeros(exported):
     """A file that padded with ones would differ in every image."""
     model, content, images = exported

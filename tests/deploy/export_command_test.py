@@ -193,6 +193,7 @@ def test_a_file_that_differs_is_not_written(saved, tmp_path, monkeypatch, capsys
 # ------------------------------------------------------------------------ benchmark
 
 
+@pytest.mark.slow
 def test_benchmark():
     model = network("reactnet18", input_shape=(32, 32, 3))
     contenders = ("lce", "keras", "bn-twin", "quicknet")
@@ -220,6 +221,7 @@ def test_benchmark_says_what_x86_means(monkeypatch):
         assert any("64-bit Arm" in note for note in notes) == noted
 
 
+@pytest.mark.slow
 def test_a_contender_that_dies(tmp_path):
     bad = tmp_path / "bad.tflite"
     bad.write_bytes(b"nothing")

@@ -191,6 +191,7 @@ def test_sequential_models():
     assert_same(model)
 
 
+@pytest.mark.slow
 def test_shared_operators_are_created_once():
     model = network("reactnet_a")
     graph = tf.function(FoldedModel(model)).get_concrete_function(

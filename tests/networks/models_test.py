@@ -267,6 +267,7 @@ def test_images_of_any_size(tiny, name):
     assert with_top(x).shape == (2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 @pytest.mark.parametrize("name", ["tiny", "tiny_a"])
 @pytest.mark.parametrize("norm", ["free", "batch"])

@@ -114,6 +114,7 @@ def test_optional_entries(run, tmp_path):
     assert list(card.files) == ["packed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

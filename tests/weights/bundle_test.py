@@ -97,6 +97,7 @@ def test_step_1_has_nothing_to_pack(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_what_is_written_is_compared(tmp_path, monkeypatch):
     def one_bit_off(model, dtype):
         arrays = pack(model, dtype)

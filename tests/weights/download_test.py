@@ -195,6 +195,7 @@ def child(server, target):
     )
 
 
+@pytest.mark.slow
 def test_killed_and_at_once(files, target):
     """One process is killed in the middle; two others then download at once."""
     answer, sent = behaviour.half_then_hang()

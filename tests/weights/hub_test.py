@@ -107,6 +107,7 @@ def test_first_call_downloads_and_the_second_is_offline(ab18, monkeypatch):
     assert not server.requests
 
 
+@pytest.mark.slow
 def test_latent_weights(ab18):
     server, state = ab18
     zoo.ABNet18(weights="cifar10")
@@ -116,6 +117,7 @@ def test_latent_weights(ab18):
     np.testing.assert_allclose(kernel, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_relative_answers(server, monkeypatch, tmp_path):
     server.tmp = tmp_path
     states = publish(server, monkeypatch, ("abnet_a", "imagenet"))
@@ -135,6 +137,7 @@ def test_a_relative_answers(server, monkeypatch, tmp_path):
             other(weights="imagenet")
 
 
+@pytest.mark.slow
 def test_the_call_itself_does_not_warn(ab18):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "No weights|Nothing says")
@@ -151,6 +154,7 @@ def test_wrong_content(ab18):
         zoo.ABNet18(weights="cifar10")
 
 
+@pytest.mark.slow
 def test_a_known_hash(ab18, monkeypatch):
     row = dataclasses.replace(hub.CHECKPOINTS[0], sha256="0" * 64)
     monkeypatch.setattr(hub, "CHECKPOINTS", (row,))
@@ -158,6 +162,7 @@ def test_a_known_hash(ab18, monkeypatch):
         zoo.ABNet18(weights="cifar10")
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_said(ab18, tmp_path):
     server, state = ab18
     zoo.ABNet18(weights="cifar10")
@@ -171,6 +176,7 @@ def test_a_changed_file_is_said(ab18, tmp_path):
         zoo.ABNet18(weights="cifar10:full")
 
 
+@pytest.mark.slow
 def test_what_nothing_pins_is_said(ab18):
     server, _ = ab18
     server.large.clear()
@@ -178,6 +184,7 @@ def test_what_nothing_pins_is_said(ab18):
         zoo.ABNet18(weights="cifar10")
 
 
+@pytest.mark.slow
 def test_cut_off(ab18):
     server, _ = ab18
     server.cut = True
@@ -187,6 +194,7 @@ def test_cut_off(ab18):
     zoo.ABNet18(weights="cifar10")
 
 
+@pytest.mark.slow
 def test_no_network(ab18, monkeypatch):
     server, _ = ab18
     server.close()
@@ -205,6 +213,7 @@ def test_code_in_a_checkpoint(ab18):
         zoo.ABNet18(weights="cifar10")
 
 
+@pytest.mark.slow
 def test_listed(ab18, capsys):
     assert main(["weights"]) == 0
     output = capsys.readouterr().out

@@ -135,6 +135,7 @@ def test_stems_of_reactnet_a(source, name, dataset, expected):
     assert network.alpha == (0.25 if source is AB else 0.2)
 
 
+@pytest.mark.slow
 def test_imported_weights_load(state, save, tmp_path):
     folder = import_checkpoint(save(state), **ARGUMENTS)
     assert folder == tmp_path / "cache" / "zoo" / "reactnet18_free_cifar10_width8"
@@ -234,6 +235,7 @@ def test_ambiguous_source(save, tmp_path):
         import_checkpoint(path, **{**ARGUMENTS, "norm": "batch"}, out=tmp_path)
 
 
+@pytest.mark.slow
 def test_half_precision(state, save, tmp_path, capsys):
     path = save({key: value.astype(np.float16) for key, value in state.items()})
     options = ["--model", "reactnet18", "--norm", "free", "--data", "cifar10"]
@@ -292,6 +294,7 @@ def _torch_file(tmp_path, content):
     return torch_files.save(content, tmp_path / "imagenet_reactneta_step2.h5")
 
 
+@pytest.mark.slow
 def test_torch_file(state, tmp_path):
     path = _torch_file(
         tmp_path,

@@ -27,6 +27,7 @@ def _save(model, path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", WEIGHTS_FILES)
 def test_weights_from_a_path(tiny, file, tmp_path):
     """Saved weights and models, compiled and trained ones included."""
@@ -173,6 +174,7 @@ def test_code_in_weights_files_is_not_run(tmp_path, tiny, suffix, name):
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_saved_models_are_not_run(tmp_path, tiny):
     model = tiny("one_unit")
     _trojan(model, tmp_path / "ran", tmp_path / "m")

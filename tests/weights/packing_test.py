@@ -241,6 +241,7 @@ def test_fuzz(small, packed, name, suffixes, dtype, shape, value):
         assert np.isfinite(variable).all()
 
 
+@pytest.mark.slow
 def test_packed_weights_can_be_trained_further():
     """Train on digits, replace the weights by packed ones, and go on from those."""
     images = load_images("digits")

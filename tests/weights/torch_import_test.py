@@ -101,6 +101,7 @@ _FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "tiny_a"])
 @pytest.mark.parametrize("form", _FORMS)
 def test_forms_of_checkpoints(build, name, form):

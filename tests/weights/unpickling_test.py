@@ -227,6 +227,7 @@ def test_pickles_that_ask_for_memory(tmp_path, data):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_mutations_end_in_one_clear_error(path, tmp_path):
     """Or in the same containers of arrays: most bytes are numbers."""

@@ -1,6 +1,7 @@
 """What a caller leaves open is what the weights are for."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -11,18 +12,26 @@ from larq_nobn.networks import build
 from larq_nobn.weights.bundle import write_bundle
 
 
-@pytest.fixture(autouse=True)
-def published(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
     """One bundle of `SMALL`, and one of another α and width, less accurate."""
-    monkeypatch.setattr("larq_nobn.weights.sources.PACKAGED", tmp_path / "none")
-    monkeypatch.setattr("larq_nobn.weights.hub.CHECKPOINTS", ())
-    monkeypatch.setenv("LARQ_NOBN_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "zoo"
+    folder = tmp_path_factory.mktemp("zoo")
     card = dataclasses.replace(small_card(), metrics={"top1": 91.5})
     write_bundle(small_model(), card, folder)
     network = dataclasses.replace(card.network, alpha=0.5)
     card = dataclasses.replace(card, network=network, metrics={"top1": 80.0})
     write_bundle(build(network, classifier_activation=None), card, folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def published(bundles, tmp_path, monkeypatch):
+    """The bundles, and nothing else to choose from."""
+    monkeypatch.setattr("larq_nobn.weights.sources.PACKAGED", tmp_path / "none")
+    monkeypatch.setattr("larq_nobn.weights.hub.CHECKPOINTS", ())
+    monkeypatch.setenv("LARQ_NOBN_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "zoo"
+    shutil.copytree(bundles, folder)
     monkeypatch.setenv("LARQ_NOBN_ZOO", str(folder))
     return folder
 
@@ -36,6 +45,7 @@ def test_weights_decide_what_is_open():
     assert model.card.metrics["top1"] == 91.5
 
 
+@pytest.mark.slow
 def test_what_is_given_explicitly_wins():
     model = zoo.ReActNet18NoBN(weights="cifar10", alpha=0.5)
     assert model.card.metrics["top1"] == 80.0
@@ -99,6 +109,7 @@ def test_load(published):
             zoo.load(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["avg", "max", None])
 def test_pooling(pooling):
     model = zoo.ReActNet18NoBN(

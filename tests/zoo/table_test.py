@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import larq as lq
+import pytest
 
 from larq_nobn._tables import markdown_table
 from larq_nobn.networks import FAMILIES
@@ -8,6 +9,7 @@ from larq_nobn.weights.sources import PACKAGED, Folder
 from larq_nobn.zoo.table import HEADER, model_table, weights_table
 
 
+@pytest.mark.slow
 def test_model_table(tiny, monkeypatch):
     """Its numbers are those of Larq's summary."""
     families = {"tiny": FAMILIES["tiny"]}
