@@ -19,7 +19,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import larq_nobn  # noqa: F401  # isort: skip  (first: it selects Keras 2)
@@ -38,8 +38,10 @@ from larq_nobn.weights.card import Card, parse_card
 from larq_nobn.weights.files import load_index
 from larq_nobn.weights.loading import load_file
 from larq_nobn.weights.sources import sources
+from larq_nobn.weights.torch.reading import read_checkpoint
 from larq_nobn.weights.transfer import named_weights
 
+DATA = Path(__file__).parent / "data"
 HEADER = ("kind", "inputs", "refused", "accepted", "foreign", "silently wrong")
 # What is put in place of values, and into them.
 PIECES = [
@@ -100,6 +102,8 @@ class Fuzzer:
             "model.keras as weights": self._file("m.keras", self._same_weights),
             "model.keras": self._file("n.keras", self._some_model),
             "model.h5": self._file("m.h5", self._some_model),
+            "PyTorch's file": self._torch("wrapped.zip.pt"),
+            "PyTorch's file, older": self._torch("wrapped.legacy.pt"),
         }
 
     def _card(self) -> bytes:
@@ -177,6 +181,16 @@ class Fuzzer:
 
         return path.read_bytes(), read
 
+    def _torch(self, name: str):
+        path = self.folder / name
+
+        def read(data: bytes) -> bool:
+            """Neither has checksums of numbers: any plain containers of these."""
+            path.write_bytes(data)
+            return _is_plain(read_checkpoint(path))
+
+        return (DATA / "torch" / name).read_bytes(), read
+
     def _same_weights(self, path: Path) -> bool:
         """Archives have checksums: what is accepted is as it was."""
         load = load_weights if path.suffix == ".npz" else load_file
@@ -214,6 +228,17 @@ class Fuzzer:
                 print(f"{kind}, input {number}:\n{traceback.format_exc(limit=-3)}")
                 count["foreign"] += 1
         return count
+
+
+def _is_plain(value: object) -> bool:
+    match value:
+        case Mapping():
+            return all(map(_is_plain, (*value.keys(), *value.values())))
+        case list() | tuple():
+            return all(map(_is_plain, value))
+        case _:
+            plain = (np.ndarray, str, bytes, int, float, complex, type(None))
+            return isinstance(value, plain)
 
 
 @contextlib.contextmanager
