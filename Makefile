@@ -28,7 +28,7 @@ READY := $(VENV)/.$(LOCK)-py$(VERSION)
 OUT ?= runs/demo
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo quick test lint wheel docs docs-plots check-h100 clean
+.PHONY: demo quick test lint wheel dist docs docs-plots check-h100 clean
 
 demo: $(READY)
 	$(BIN)/larq-nobn demo --out $(OUT)
@@ -45,6 +45,12 @@ lint: $(READY)
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel --no-isolation
+
+# What goes onto PyPI, checked: see RELEASING.md.
+dist: $(VENV)/.release
+	rm -rf dist
+	$(VENV)/release/bin/python -m build --no-isolation
+	$(VENV)/release/bin/twine check --strict dist/*
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -87,6 +93,11 @@ $(VENV)/.h100: $(READY) requirements/jax312.txt requirements/h100.txt
 	python=$$($(JAX312)); test -n "$$python" || { echo "Python 3.12 is needed"; exit 2; }; \
 	$$python -m venv --clear $(VENV)/h100 && \
 	$(VENV)/h100/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/h100.txt
+	touch $@
+
+$(VENV)/.release: requirements/release.txt
+	$(PYTHON) -m venv --clear $(VENV)/release
+	$(VENV)/release/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/release.txt
 	touch $@
 
 clean:
