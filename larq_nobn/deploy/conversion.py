@@ -1,7 +1,11 @@
 """A model as a TFLite file for Larq Compute Engine, or for plain TFLite."""
 
+import contextlib
+import os
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -89,11 +93,13 @@ def convert_function(
         tf.saved_model.save(module, folder, signatures=module.serve)
         if target.binary:
             engine = import_compute_engine()
-            content = engine.convert_saved_model(folder, target=target.name)
+            with _quiet():
+                content = engine.convert_saved_model(folder, target=target.name)
         else:
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             try:
-                content = converter.convert()
+                with _quiet():
+                    content = converter.convert()
             except ConverterError as error:
                 raise _no_operator(str(error).splitlines()[0]) from error
     # Larq's converter lets unknown operators through.
@@ -101,6 +107,28 @@ def convert_function(
     if unknown:
         raise _no_operator(", ".join(sorted({op.kind for op in unknown})))
     return content
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converters' log, which is written in C++, off the standard error.
+
+    Their errors come as exceptions.
+    """
+    try:
+        sys.stderr.flush()
+        saved = os.dup(2)
+    except (AttributeError, OSError, ValueError):
+        # Without a standard error there is nothing to keep quiet.
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def _no_operator(received: str) -> UserError:

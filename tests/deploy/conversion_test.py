@@ -1,5 +1,7 @@
 """Files of Larq Compute Engine and TFLite compute what the model computes."""
 
+import os
+import subprocess
 import sys
 
 import larq as lq
@@ -408,3 +410,34 @@ def test_compacting_twice_changes_nothing(exported):
     assert kinds(compact(content)) == kinds(content)
     with pytest.raises(UserError, match="`float_weights` must be one of 'float32', 'f"):
         deploy.convert(network(), float_weights="int4")
+
+
+_CONVERT = """
+import os
+import subprocess
+import sys
+from larq_nobn import deploy, zoo
+model = zoo.create_model(
+    "reactnet18", stem="cifar", width=8, units=1, binary_activations={binary}
+)
+print("began", file=sys.stderr, flush=True)
+deploy.convert(model, target="{target}")
+print("ended", file=sys.stderr, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "binary"), [("arm", True), ("tflite", False)])
+def test_the_converters_log_is_not_shown(target, binary):
+    """Nor is anything lost that comes behind it."""
+    code = _CONVERT.format(target=target, binary=binary)
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert run.stdout == ""
+    assert run.stderr.partition("began\n")[2] == "ended\n"
