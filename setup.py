@@ -53,7 +53,10 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["larq_nobn", "larq_nobn.*"]), *shipped],
     package_dir=shipped,
-    package_data={"larq_nobn.shipped.zoo": bundles},
+    package_data={
+        "larq_nobn.shipped.zoo": bundles,
+        "larq_nobn.deploy.c": ["kernels.c"],
+    },
     python_requires=">=3.10,<3.13",
     install_requires=[
         *tensorflow,

@@ -12,13 +12,16 @@ HELP = "convert a model for Larq Compute Engine (or plain TFLite) and check the 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
     _model_argument.add_model_argument(parser, nargs="*")
-    parser.add_argument("--out", type=out_path, help="the .tflite file to write")
+    parser.add_argument(
+        "--out", type=out_path, help="the .tflite file to write; a folder for C"
+    )
     parser.add_argument("--header", type=out_path, help="also write it as a C header")
     parser.add_argument(
         "--target",
         default="arm",
-        help="arm (Larq Compute Engine on 64-bit Arm and x86), xcore, or tflite "
-        "(devices without Larq Compute Engine); default: %(default)s",
+        help="arm (Larq Compute Engine on 64-bit Arm and x86), xcore, tflite (devices "
+        "without Larq Compute Engine), or c (C99 for microcontrollers; MODEL may then "
+        "be a .tflite file, too); default: %(default)s",
     )
     parser.add_argument(
         "--float-weights",
@@ -47,6 +50,21 @@ def add_arguments(parser) -> None:
         help="measure the top-1 accuracy of model and file on N test images of "
         "--data (0: on all of them)",
     )
+    parser.add_argument(
+        "--name", default="network", help="of the network in C; default: %(default)s"
+    )
+    parser.add_argument(
+        "--mean",
+        type=float,
+        nargs="+",
+        help="means by channel of pixels in [0, 1], for a function of C that takes "
+        "pixels; by default those of MODEL's card",
+    )
+    parser.add_argument("--std", type=float, nargs="+", help="standard deviations")
+    parser.add_argument(
+        "--force", action="store_true", help="write C into a folder that holds files"
+    )
+    parser.add_argument("--json", action="store_true", help="print C's sizes as JSON")
     parser.add_argument(
         "--check-all",
         action="store_true",
@@ -86,7 +104,72 @@ def run(args) -> None:
             got=f"{len(args.model)} models, --out {args.out}",
             fix="larq-nobn export model.keras --out model.tflite",
         )
-    _export(args)
+    if args.target == "c":
+        _export_c(args)
+    else:
+        _export(args)
+
+
+def _export_c(args) -> None:
+    import json
+    from pathlib import Path
+
+    from larq_nobn._errors import UserError
+    from larq_nobn.deploy import convert
+    from larq_nobn.deploy.c.export import check_target, read_tflite, write_c
+    from larq_nobn.training.evaluation import check_input
+
+    if args.header or args.accuracy is not None or args.float_weights != "float32":
+        raise UserError(
+            "--header, --accuracy and --float-weights are of .tflite files",
+            got="--target c",
+            fix="leave them away",
+        )
+    # Before the work.
+    check_target(args.out, args.name, args.force)
+    path, card = Path(args.model[0]), None
+    if path.suffix == ".tflite":
+        if args.data is not None:
+            raise UserError(
+                "--data needs a Keras model", got=path, fix="export the model itself"
+            )
+        content = read_tflite(path)
+    else:
+        model = _model_argument.open_model(args.model[0], args.unsafe)
+        content, card = (
+            convert(model, allow_float=args.allow_float),
+            getattr(model, "card", None),
+        )
+        if args.data is not None:
+            check_input(model, args.data)
+    report = write_c(
+        content,
+        args.out,
+        name=args.name,
+        card=card,
+        mean=args.mean,
+        std=args.std,
+        force=args.force,
+        verify=lambda folder: _check_c(args, content, folder),
+    )
+    print(json.dumps(report.as_dict()) if args.json else f"{args.out}:\n{report}")
+
+
+def _check_c(args, content: bytes, folder) -> None:
+    import sys
+
+    from larq_nobn.deploy import check_c
+    from larq_nobn.deploy.c.compiler import host_compiler
+    from larq_nobn.deploy.checking import ensure_explained
+    from larq_nobn.deploy.flatbuffer import Flatbuffer
+
+    if not args.check or host_compiler() is None:
+        return
+    shape = Flatbuffer(content).inputs[0].shape[1:]
+    for what, images in _images(args, shape, _real_images(args)):
+        result = check_c(content, folder, args.name, images, progress=True)
+        print(f"{what}: {result}", file=sys.stderr if args.json else None)
+        ensure_explained(result)
 
 
 def _export(args) -> None:
@@ -124,7 +207,7 @@ def _export(args) -> None:
 def _check(args, model, content: bytes) -> None:
     from larq_nobn.deploy.checking import check, ensure_explained
 
-    for what, images in _images(args, model, _real_images(args)):
+    for what, images in _images(args, model.inputs[0].shape[1:], _real_images(args)):
         result = check(model, content, images, progress=True)
         print(f"{what}: {result}")
         # Rounded weights deviate by design; --accuracy measures their cost.
@@ -132,13 +215,13 @@ def _check(args, model, content: bytes) -> None:
             ensure_explained(result)
 
 
-def _images(args, model, real):
+def _images(args, shape, real):
     """Yield the images to check on: random ones and, if there are any, real ones."""
     import numpy as np
 
     random = np.random.default_rng(0)
-    shape = (args.check, *model.inputs[0].shape[1:])
-    yield "random images", random.standard_normal(shape, np.float32)
+    size = (args.check, *shape)
+    yield "random images", random.standard_normal(size, np.float32)
     if real is not None:
         yield f"{args.data} test images", real
 
@@ -165,7 +248,9 @@ def _check_all(args) -> None:
     real = _real_images(args)
 
     def images_for(model):
-        return np.concatenate([images for _, images in _images(args, model, real)])
+        return np.concatenate(
+            [images for _, images in _images(args, model.inputs[0].shape[1:], real)]
+        )
 
     saved = (
         (path, _model_argument.open_model(path, args.unsafe)) for path in args.model

@@ -1,12 +1,13 @@
 """Export to Larq Compute Engine and TFLite: exact, checked, measured.
 
 `convert` a model, `check` the file against it, take stock of it with `report` and
-`plot`, and `benchmark` it. What needs Larq Compute Engine says so where it is missing:
-`pip install 'larq_nobn[deploy]'`.
+`plot`, and `benchmark` it; `to_c` makes plain C of it, for microcontrollers. What needs
+Larq Compute Engine says so where it is missing: `pip install 'larq_nobn[deploy]'`.
 """
 
 from larq_nobn.deploy.accuracy import Accuracy, accuracy
 from larq_nobn.deploy.benchmarking import CONTENDERS, Benchmark, benchmark
+from larq_nobn.deploy.c import CLayer, CReport, check_c, to_c
 from larq_nobn.deploy.checking import Check, check
 from larq_nobn.deploy.compaction import FLOAT_WEIGHTS
 from larq_nobn.deploy.conversion import convert
@@ -24,6 +25,8 @@ __all__ = [
     "TARGETS",
     "Accuracy",
     "Benchmark",
+    "CLayer",
+    "CReport",
     "Check",
     "FoldedModel",
     "Report",
@@ -33,8 +36,10 @@ __all__ = [
     "c_header",
     "check",
     "check_all",
+    "check_c",
     "convert",
     "plot",
     "report",
+    "to_c",
     "zoo_networks",
 ]

@@ -132,7 +132,7 @@ def check(
     images = check_images(images, model.inputs[0].shape[1:])
     ours = _traced_file(model, content)
     theirs = _TracedModel(model, ours.layers)
-    tally = _Tally(ours.layers)
+    tally = Tally(ours.layers)
     starts = range(0, len(images), 8)
     for start in tqdm(
         starts, "batches of 8", disable=None if progress else True, leave=False
@@ -249,8 +249,12 @@ def _sign_inputs(
             yield names[0], x
 
 
-class _Tally:
-    """Collects the figures of `Check` over images."""
+class Tally:
+    """Collects the figures of `Check` over images.
+
+    Args:
+        layers: Names of the layers whose signs are compared, in order.
+    """
 
     def __init__(self, layers: list[str]):
         self._layers = layers
@@ -261,7 +265,15 @@ class _Tally:
         self._unexplained = 0
 
     def add(self, ours, theirs, sizes, our_inputs, their_inputs) -> None:
-        """Compare one image: logits, and what goes into each layer's signs."""
+        """Compare one image: logits, and what goes into each layer's signs.
+
+        Args:
+            ours: Logits of what is checked.
+            theirs: Logits of what it is to be like.
+            sizes: The sums of the sizes of the logits' summands.
+            our_inputs: Our inputs of each layer's signs.
+            their_inputs: Theirs.
+        """
         flips = [
             (a >= 0) != (b >= 0) for a, b in zip(our_inputs, their_inputs, strict=True)
         ]
@@ -284,6 +296,7 @@ class _Tally:
         self._unexplained += not (deviation <= tolerance or on_rounding)
 
     def result(self) -> Check:
+        """The figures."""
         deviations = np.array(self._deviations)
         columns = zip(
             self._layers,

@@ -22,8 +22,8 @@ _TYPES = {
     if isinstance(code, int)
 }
 # Raised when a damaged file is read.
-_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, struct.error)
-_DAMAGE += (MemoryError, RecursionError)
+DAMAGE = (ValueError, TypeError, LookupError, AttributeError, struct.error)
+DAMAGE += (MemoryError, RecursionError)
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int32": 4, "int8": 1, "uint8": 1}
 _ITEM_BYTES |= {"int64": 8, "bool": 1, "int16": 2, "float64": 8, "uint32": 4}
 
@@ -108,7 +108,7 @@ class Flatbuffer:
             self.model = schema.ModelT.InitFromObj(root)
             self.graph = self.model.subgraphs[0]
             self.operators()
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise _not_tflite(content, error) from error
 
     def tensor(self, index: int) -> Tensor:
