@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +94,8 @@ class Program:
             raise UserError(
                 "A C compiler is needed", got="none", fix="pip install ziglang"
             )
-        self._folder = tempfile.TemporaryDirectory()
-        here = Path(self._folder.name)
+        here = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, here, ignore_errors=True)
         source = (folder / f"{name}.c").read_text()
         if traced:
             head, body = source.split("static void run(", 1)

@@ -8,6 +8,7 @@ struct window { /* how a window moves over a map */
   int32_t step_y, step_x, gap_y, gap_x, pad_y, pad_x;
 };
 
+/* @inside: window */
 /* The part of a window that lies on the map: places `*from` up to `*to`. */
 static void inside(int32_t start, int32_t size, int32_t gap, int32_t length,
                    int32_t *from, int32_t *to) {
@@ -22,7 +23,7 @@ static float clamp(float x, float low, float high) {
   return x < low ? low : x > high ? high : x;
 }
 
-/* @bconv: window clamp */
+/* @bconv: inside clamp */
 /* A binary convolution. Bits are signs, 1 for negative; a sum is the number of factors
    less twice the number of unequal signs. Four pixels of a row are counted at once,
    one in each byte of a word: for four channels of the input there are 16 possible
@@ -264,7 +265,7 @@ static void dequantize(const uint8_t *bits, int32_t pixels, int32_t channels,
       *out++ = bits[c / 8] >> (c % 8) & 1 ? -1.0f : 1.0f;
 }
 
-/* @bmaxpool: window */
+/* @bmaxpool: inside */
 /* The largest of signs: negative where all are. */
 static void bmaxpool(const struct window *w, const uint8_t *in, int32_t channels,
                      uint8_t *out) {
@@ -309,7 +310,7 @@ struct conv {
   float low, high;
 };
 
-/* @conv: conv_struct dot */
+/* @conv_macro: inside conv_struct */
 #define CONV(name, DOT, KERNEL, FINISH)                                              \
   static void name(const struct conv *c, const float *in, float *out) {              \
     const struct window *w = &c->window;                                             \
@@ -337,12 +338,13 @@ struct conv {
       }                                                                              \
     }                                                                                \
   }
+/* @conv: conv_macro dot */
 CONV(conv, dot, kernel, )
 
-/* @conv_int8: conv dot_int8 */
+/* @conv_int8: conv_macro dot_int8 */
 CONV(conv_int8, dot_int8, int8, sum = sum * c->scale[f];)
 
-/* @depthwise: conv_struct */
+/* @depthwise: inside conv_struct */
 /* The kernel is [h, w, filters]. */
 static void depthwise(const struct conv *c, const float *in, float *out) {
   const struct window *w = &c->window;
@@ -367,7 +369,7 @@ static void depthwise(const struct conv *c, const float *in, float *out) {
   }
 }
 
-/* @pool: window clamp */
+/* @pool: inside clamp */
 /* The average, or the largest, of those in the window that lie on the map. */
 static inline void pool(const struct window *w, const float *in, int32_t channels,
                         float low, float high, int largest, float *out) {
