@@ -40,7 +40,8 @@ def check_c(
             Engine.
 
     Example:
-        >>> print(check_c(content, "firmware/net", "net", images))
+        >>> report = to_c(content, "firmware", name="net")
+        >>> print(check_c(content, "firmware", "net", images))
     """
     graph, file = read_graph(content), Flatbuffer(content)
     images = check_images(images, graph.input.shape)
