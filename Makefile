@@ -1,6 +1,6 @@
 # Every target sets up what it needs in .venv; nothing has to be installed by hand.
 #   make demo   see it work (3 minutes)
-#   make quick  lint and the tests that take seconds (3 minutes): for every change
+#   make quick  lint and the tests that take seconds (some minutes): for every change
 #   make test   lint and the whole test suite
 #   make docs   the guide, into build/site
 # Another Python: make test PYTHON=python3.10. Python 3.12 takes the set of packages

@@ -512,20 +512,26 @@ def _kernel_shape(reader: _Reader, op: Operator, rank: int) -> tuple[int, ...]:
     return shape
 
 
-@_reads("CONV_2D", how="float32; kernels in float32 or int8")
-def _conv(reader: _Reader, op: Operator) -> None:
-    x, options = reader.value(op.inputs[0]), op.options
-    filters, height, width, channels = _kernel_shape(reader, op, 4)
-    if channels != x.shape[-1]:
-        raise _No("groups")
-    window = _window(
+def _kernel_window(reader: _Reader, op: Operator, x, size: tuple[int, int]):
+    """The window of a float convolution."""
+    options = op.options
+    return _window(
         x.shape,
         reader.shape(op),
-        (height, width),
+        size,
         (options.strideH, options.strideW),
         (options.dilationHFactor, options.dilationWFactor),
         _is_same(options.padding, same=0),
     )
+
+
+@_reads("CONV_2D", how="float32; kernels in float32 or int8")
+def _conv(reader: _Reader, op: Operator) -> None:
+    x = reader.value(op.inputs[0])
+    filters, height, width, channels = _kernel_shape(reader, op, 4)
+    if channels != x.shape[-1]:
+        raise _No("groups")
+    window = _kernel_window(reader, op, x, (height, width))
     if reader.shape(op)[-1] != filters:
         raise ValueError("filters")
     struct = _conv_struct(reader, op, window, channels, filters)
@@ -536,16 +542,9 @@ def _conv(reader: _Reader, op: Operator) -> None:
 
 @_reads("DEPTHWISE_CONV_2D", how="float32")
 def _depthwise(reader: _Reader, op: Operator) -> None:
-    x, options = reader.value(op.inputs[0]), op.options
+    x = reader.value(op.inputs[0])
     _, height, width, filters = _kernel_shape(reader, op, 4)
-    window = _window(
-        x.shape,
-        reader.shape(op),
-        (height, width),
-        (options.strideH, options.strideW),
-        (options.dilationHFactor, options.dilationWFactor),
-        _is_same(options.padding, same=0),
-    )
+    window = _kernel_window(reader, op, x, (height, width))
     if reader.shape(op)[-1] != filters or filters % x.shape[-1]:
         raise ValueError("filters")
     struct = _conv_struct(reader, op, window, x.shape[-1], filters)
