@@ -4,23 +4,24 @@
 #   make test   lint and the whole test suite
 #   make docs   the guide, into build/site
 # Another Python: make test PYTHON=python3.10. Python 3.12 takes the set of packages
-# with TensorFlow 2.19 and tf_keras; so does make test LOCK=tf219.
+# with TensorFlow 2.19 and tf_keras; so does make test LOCK=tf219. Python 3.13 takes that
+# with TensorFlow 2.21, which has neither larq-zoo nor Larq Compute Engine.
 
 ifndef PYTHON
-PYTHON := $(shell for p in python3.11 python3.10 python3.12 python3; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
+PYTHON := $(shell for p in python3.11 python3.10 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 endif
 VERSION := $(if $(PYTHON),$(shell \
 	$(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null))
-ifeq ($(filter 3.10 3.11 3.12,$(VERSION)),)
+ifeq ($(filter 3.10 3.11 3.12 3.13,$(VERSION)),)
 ifneq ($(MAKECMDGOALS),clean)
-$(error Python must be 3.10, 3.11 or 3.12. Received: $(if $(PYTHON),$(PYTHON)$(if \
+$(error Python must be 3.10 to 3.13. Received: $(if $(PYTHON),$(PYTHON)$(if \
 	$(VERSION), (Python $(VERSION)),, which does not run),none on the PATH). Fix: \
 	make PYTHON=/path/to/python3.11)
 endif
 endif
-LOCK ?= $(if $(filter 3.12,$(VERSION)),tf219,tf215)
+LOCK ?= $(if $(filter 3.13,$(VERSION)),tf221,$(if $(filter 3.12,$(VERSION)),tf219,tf215))
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Named by what is in it: another Python or lock sets up anew.
@@ -62,7 +63,7 @@ docs-plots: $(READY)
 
 $(READY): requirements/$(LOCK).txt setup.py
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/$(LOCK).txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/$(LOCK).txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 

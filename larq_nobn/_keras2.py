@@ -25,7 +25,7 @@ import tensorflow as tf
 from larq_nobn._errors import UserError
 
 TF_VERSION = tuple(int(part) for part in tf.__version__.split(".")[:2])
-SUPPORTED_TF = ((2, 15), (2, 19))
+SUPPORTED_TF = ((2, 15), (2, 21))
 
 
 def check_environment() -> None:

@@ -1,11 +1,40 @@
-"""Every private name of Larq that is used here: after an upgrade, look here first."""
+"""Every private name of Larq that is used here: after an upgrade, look here first.
 
+And larq-zoo, which cannot be installed on every Python.
+"""
+
+import importlib.util
+import types
 from collections.abc import Callable, Sequence
 
 import larq as lq
 import numpy as np
 import tensorflow as tf
 from larq.quantized_variable import QuantizedVariable
+
+from larq_nobn._errors import UserError
+
+
+def has_larq_zoo() -> bool:
+    """Whether larq-zoo is installed."""
+    return importlib.util.find_spec("larq_zoo") is not None
+
+
+def import_larq_zoo() -> types.ModuleType:
+    """Return the module `larq_zoo`, which registers what its networks are made of.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    try:
+        import larq_zoo
+    except ImportError as error:
+        raise UserError(
+            "larq-zoo must be installed for its networks",
+            got=f"an environment without it ({error})",
+            fix="Python 3.10 to 3.12, where it can be installed",
+        ) from error
+    return larq_zoo
 
 
 def has_metrics(quantizer: object) -> bool:

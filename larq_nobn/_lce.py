@@ -1,5 +1,6 @@
 """Larq Compute Engine: its import, and every private name of it that is used here."""
 
+import sys
 import types
 
 from larq_nobn._errors import UserError
@@ -17,7 +18,9 @@ def import_compute_engine() -> types.ModuleType:
         raise UserError(
             "Larq Compute Engine must be installed",
             got=f"an environment without it ({error})",
-            fix="pip install 'larq_nobn[deploy]'",
+            fix="pip install 'larq_nobn[deploy]'"
+            if sys.version_info < (3, 13)
+            else "Python 3.10 to 3.12, for which it has wheels",
         ) from error
     return larq_compute_engine
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError, first_line
 from larq_nobn._files import DAMAGE, temporary_name
+from larq_nobn._larq import has_larq_zoo, import_larq_zoo
 from larq_nobn._model_files import code_in_model, is_archive
 
 
@@ -23,7 +24,7 @@ def load_model(
     Keras 2 does not restore the state of any optimizer from a SavedModel, nor from HDF5
     that of an optimizer inside a `LossScaleOptimizer`; this does. It also reads the
     `.keras` files of TensorFlow 2.16 and newer in older ones, and knows larq-zoo's own
-    objects.
+    objects, where that is installed.
 
     Args:
         path: A `.keras` file, an HDF5 file or a SavedModel folder.
@@ -43,8 +44,8 @@ def load_model(
         >>> model = larq_nobn.saving.load_model("run/model.keras")
         >>> model.fit(images, labels)  # goes on where it stopped
     """
-    import larq_zoo  # noqa: F401  (registers what its networks are made of)
-
+    if has_larq_zoo():
+        import_larq_zoo()
     path = Path(path)
     if not path.exists():
         raise UserError(
@@ -154,8 +155,9 @@ def _restore_from_hdf5(optimizer: tf.keras.optimizers.Optimizer, path: Path) -> 
 
 
 def _unreadable(path: Path, reason: str) -> UserError:
+    hint = "" if has_larq_zoo() else "; larq-zoo's own objects need it to be installed"
     return UserError(
         "`path` must be a saved model (.keras, HDF5 or a SavedModel folder)",
         got=f"{path}, which Keras cannot read: {reason}",
-        fix="save it with model.save(path)",
+        fix=f"save it with model.save(path){hint}",
     )

@@ -1,5 +1,7 @@
 """Set-up for all tests."""
 
+import importlib.util
+
 import pytest
 
 import larq_nobn  # noqa: F401  # isort: skip  (first: it selects Keras 2)
@@ -10,6 +12,18 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+
+# What cannot be installed on every Python, by the marker of the tests that need it.
+NEEDED = {"lce": "larq_compute_engine", "larq_zoo": "larq_zoo"}
+
+
+def pytest_collection_modifyitems(items):
+    for marker, package in NEEDED.items():
+        if importlib.util.find_spec(package) is None:
+            skip = pytest.mark.skip(reason=f"{package} cannot be installed here")
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ import pkgutil
 from types import SimpleNamespace
 
 import larq as lq
-import larq_zoo
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -39,6 +38,8 @@ def world(tiny, tmp_path, monkeypatch):
     """What the examples take as given."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
+    import larq_zoo
+
     model = tiny("tiny", num_classes=10, input_shape=(32, 32, 3))
     model.compile("adam", "sparse_categorical_crossentropy")
     content = deploy.convert(model)
@@ -74,6 +75,8 @@ def test_there_are_examples():
 
 
 @pytest.mark.slow
+@pytest.mark.lce
+@pytest.mark.larq_zoo
 @pytest.mark.parametrize(("module", "thing"), EXAMPLES)
 def test_example_runs(module, thing, world):
     names = {**vars(module), **world}

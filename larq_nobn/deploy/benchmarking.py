@@ -23,6 +23,7 @@ import tensorflow as tf
 import larq_nobn
 from larq_nobn import zoo
 from larq_nobn._errors import UserError
+from larq_nobn._larq import import_larq_zoo
 from larq_nobn._tables import format_table
 from larq_nobn.deploy.conversion import convert, convert_function
 from larq_nobn.deploy.survey import randomize
@@ -205,9 +206,7 @@ def _batch_norm_twin(model: tf.keras.Model) -> tf.keras.Model | None:
 
 def _quicknet(model: tf.keras.Model) -> bytes:
     """Convert larq-zoo's fastest network for the same images and classes."""
-    import larq_zoo
-
-    quicknet = larq_zoo.sota.QuickNet(
+    quicknet = import_larq_zoo().sota.QuickNet(
         input_shape=tuple(model.inputs[0].shape[1:]),
         weights=None,
         num_classes=model.outputs[0].shape[-1],

@@ -22,6 +22,7 @@ from larq_nobn._files import (
     write_atomically,
     write_json,
 )
+from larq_nobn._larq import has_larq_zoo
 from larq_nobn.saving import save_model
 from larq_nobn.training.checkpoint import Checkpoint, save_checkpoint
 from larq_nobn.training.plots import draw_curve
@@ -259,7 +260,9 @@ def _scalars(traces: dict[str, Any]) -> list[tuple[str, float]]:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    packages = ("keras", "larq", "larq-zoo", "numpy", "tensorflow-datasets")
+    packages = ["keras", "larq", "numpy", "tensorflow-datasets"]
+    if has_larq_zoo():
+        packages.insert(2, "larq-zoo")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {
         "larq_nobn": larq_nobn.__version__,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.json_format import ParseError
 
 from larq_nobn._errors import UserError, first_line
 from larq_nobn.datasets import DATASETS, Dataset
@@ -36,6 +37,7 @@ def readable(name: str, data_dir: str | None) -> Iterator[None]:
         )
     # tfds raises whatever its parsers, file systems and downloaders raise.
     failures = (OSError, ValueError, AssertionError, KeyError, tf.errors.OpError)
+    failures += (ParseError,)
     try:
         yield
     except (*failures, ImportError) as error:

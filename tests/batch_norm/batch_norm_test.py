@@ -4,13 +4,13 @@ import subprocess
 import sys
 
 import larq as lq
-import larq_zoo
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import larq_nobn
 from larq_nobn import UserError, layers, zoo
+from larq_nobn._larq import import_larq_zoo
 from larq_nobn.batch_norm import describe_removal, fold_batch_norm, remove_batch_norm
 from larq_nobn.batch_norm.graph import is_batch_norm
 from larq_nobn.cli import main
@@ -18,19 +18,18 @@ from larq_nobn.optimizers import AdaptiveGradientClipping
 from larq_nobn.probes import signal_propagation
 
 keras = tf.keras.layers
-literature, sota = larq_zoo.literature, larq_zoo.sota
 
 # Images as small as the networks allow.
 NETWORKS = {
-    "BinaryAlexNet": (literature.BinaryAlexNet, 128),
-    "BiRealNet": (literature.BiRealNet, 64),
-    "BinaryResNetE18": (literature.BinaryResNetE18, 32),
-    "BinaryDenseNet28": (literature.BinaryDenseNet28, 32),
-    "MeliusNet22": (literature.MeliusNet22, 32),
-    "RealToBinaryNet": (literature.RealToBinaryNet, 64),
-    "XNORNet": (literature.XNORNet, 224),
-    "DoReFaNet": (literature.DoReFaNet, 128),
-    "QuickNet": (sota.QuickNet, 64),
+    "BinaryAlexNet": ("literature", 128),
+    "BiRealNet": ("literature", 64),
+    "BinaryResNetE18": ("literature", 32),
+    "BinaryDenseNet28": ("literature", 32),
+    "MeliusNet22": ("literature", 32),
+    "RealToBinaryNet": ("literature", 64),
+    "XNORNet": ("literature", 224),
+    "DoReFaNet": ("literature", 128),
+    "QuickNet": ("sota", 64),
 }
 
 
@@ -91,9 +90,11 @@ def residual():
 
 
 @pytest.mark.slow
+@pytest.mark.larq_zoo
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_of_larq_zoo(name):
-    make, size = NETWORKS[name]
+    room, size = NETWORKS[name]
+    make = getattr(getattr(import_larq_zoo(), room), name)
     model = make(weights=None, num_classes=10, input_shape=(size, size, 3))
     images = noise((size, size, 3))
     twin = remove_batch_norm(model)
@@ -325,6 +326,7 @@ class TestFold:
         np.testing.assert_allclose(folded(images), model(images), atol=1e-5)
 
     @pytest.mark.slow
+    @pytest.mark.lce
     def test_a_zoo_twin_folds_and_is_exported(self):
         from larq_nobn import deploy
 
@@ -401,10 +403,13 @@ def test_command(tmp_path, capsys, mode):
 
 
 @pytest.mark.slow
+@pytest.mark.larq_zoo
 @pytest.mark.filterwarnings("ignore:The `keras.initializers.serialize")
 def test_command_knows_larq_zoos_objects(tmp_path):
     """In a process that did not import larq-zoo by itself."""
-    model = sota.QuickNet(weights=None, num_classes=10, input_shape=(64, 64, 3))
+    model = import_larq_zoo().sota.QuickNet(
+        weights=None, num_classes=10, input_shape=(64, 64, 3)
+    )
     model.save(tmp_path / "model.keras")
     command = [sys.executable, "-m", "larq_nobn", "remove-bn", "--mode", "fold"]
     paths = [str(tmp_path / "model.keras"), "--out", str(tmp_path / "folded.keras")]

@@ -24,6 +24,8 @@ from larq_nobn.deploy.c.source import Writer, generated, kernel_sections
 from larq_nobn.deploy.flatbuffer import Flatbuffer
 from larq_nobn.deploy.runtime import Runner
 
+pytestmark = pytest.mark.lce
+
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = {"stem": "cifar", "width": 16, "input_shape": (32, 32, 3)}
 

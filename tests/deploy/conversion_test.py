@@ -17,6 +17,8 @@ from larq_nobn.deploy.compaction import compact
 from larq_nobn.deploy.convolutions import _well_rounded
 from larq_nobn.deploy.flatbuffer import Flatbuffer
 
+pytestmark = pytest.mark.lce
+
 SIGN = {"input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign"}
 CONVERTED = [
     ("reactnet18", "free", 16),

@@ -14,6 +14,8 @@ from larq_nobn.networks import NetworkSpec
 from larq_nobn.weights.bundle import write_bundle
 from larq_nobn.weights.card import Card
 
+pytestmark = pytest.mark.lce
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):

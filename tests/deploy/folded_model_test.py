@@ -10,6 +10,8 @@ from larq_nobn import UserError, layers, zoo
 from larq_nobn.deploy import TARGETS, FoldedModel
 from larq_nobn.deploy.survey import randomize
 
+pytestmark = pytest.mark.lce
+
 keras = tf.keras.layers
 SIGN = {"input_quantizer": "ste_sign", "kernel_quantizer": "scaled_sign"}
 BINARY_CONVOLUTIONS = {

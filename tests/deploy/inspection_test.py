@@ -11,6 +11,8 @@ from larq.models import ModelProfile
 from larq_nobn import UserError, deploy, layers
 from larq_nobn.deploy import inspection
 
+pytestmark = pytest.mark.lce
+
 SIGN = {"input_quantizer": "ste_sign", "kernel_quantizer": "scaled_sign"}
 
 
