@@ -3,6 +3,7 @@
 Formulas become MathML, which browsers draw themselves: no script, no font, no network.
 """
 
+import re
 import xml.etree.ElementTree as etree
 
 from latex2mathml.converter import convert
@@ -23,6 +24,22 @@ def on_config(config):
         {"name": "math", "class": "math", "format": _math_fence}
     )
     return config
+
+
+def on_page_content(html, **kwargs):
+    """Keep options in running text, such as `--data-dir`, from breaking at hyphens."""
+    parts = re.split(r"(<pre.*?</pre>)", html, flags=re.DOTALL)
+    parts[::2] = [_CODE.sub(_with_whole_options, part) for part in parts[::2]]
+    return "".join(parts)
+
+
+_CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
+
+
+def _with_whole_options(match: re.Match) -> str:
+    return re.sub(
+        r"(?<![\w-])--?[a-z][\w-]*", r'<span class="option">\g<0></span>', match[0]
+    )
 
 
 class _GuideMarkdown(Extension):

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -80,31 +80,43 @@ def _draw_bytes(axes, layers: Sequence[Row], report: Report) -> None:
 
 
 def _draw_macs(axes, layers: Sequence[Row], report: Report) -> None:
+    scale, unit = _scale(max(row.binary_macs, row.float_macs) for row in layers)
     for field, stored, label in (
         ("binary_macs", "1 bit", "1-bit multiply-accumulates"),
         ("float_macs", "float32", "float multiply-accumulates"),
     ):
         chosen = [i for i, row in enumerate(layers) if getattr(row, field)]
-        width = [getattr(layers[i], field) / 1e6 for i in chosen]
+        width = [getattr(layers[i], field) / scale for i in chosen]
         axes.barh(chosen, width, color=_COLOURS[stored], alpha=0.6, label=label)
     axes.set_title(
-        f"{report.total('binary_macs') / 1e6:.0f} M 1-bit, "
-        f"{report.total('float_macs') / 1e6:.1f} M float",
+        f"{_amount(report.total('binary_macs'))} 1-bit, "
+        f"{_amount(report.total('float_macs'))} float",
         fontsize=9,
     )
-    axes.set_xlabel("multiply-accumulates per image, in millions", fontsize=8)
+    axes.set_xlabel(f"multiply-accumulates per image, in {unit}", fontsize=8)
 
 
 def _draw_multiplications(axes, layers: Sequence[Row], report: Report) -> None:
-    per_layer = [row.multiplications / 1e6 for row in layers]
+    scale, unit = _scale(row.multiplications for row in layers)
+    width = [row.multiplications / scale for row in layers]
     label = "float multiplier behind a convolution"
-    axes.barh(range(len(layers)), per_layer, color=_MULTIPLIER, label=label)
-    total = report.total("multiplications") / 1e6
+    axes.barh(range(len(layers)), width, color=_MULTIPLIER, label=label)
+    here = sum(row.multiplications for row in layers)
+    elsewhere = report.total("multiplications") - here
     axes.set_title(
-        f"{sum(per_layer):.2f} M, and {total - sum(per_layer):.2f} M in other layers",
-        fontsize=9,
+        f"{_amount(here)}, and {_amount(elsewhere)} in other layers", fontsize=9
     )
-    axes.set_xlabel("other float multiplications, in millions", fontsize=8)
+    axes.set_xlabel(f"other float multiplications, in {unit}", fontsize=8)
+
+
+def _scale(numbers: Iterable[int]) -> tuple[float, str]:
+    """What to divide an axis's numbers by, and its name."""
+    is_large = max(numbers, default=0) >= 1e6
+    return (1e6, "millions") if is_large else (1e3, "thousands")
+
+
+def _amount(number: int) -> str:
+    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number / 1e3:,.1f} k"
 
 
 def _kib(nbytes: int) -> str:

@@ -94,7 +94,11 @@ def _compile(
     recipe = Recipe(name="tuning", dataset="imagenet", model=network.name, **settings)
     searched = {name: settings[name] for name in _NETWORK if name in settings}
     model = build(replace(network, binary_weights=step == "step2", **searched))
-    model.compile(make_optimizer(recipe, model, step), loss, list(metrics))
+    optimizer = make_optimizer(recipe, model, step)
+    # keras-tuner reads a checkpoint into it, which otherwise finds no state there, and
+    # says so for each variable.
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, loss, list(metrics))
     return model
 
 

@@ -54,6 +54,10 @@ def _value(row: Row, name: str) -> Any:
     """What a trial has on an axis; `None` where it has no effect."""
     if name == "clip_factor" and not row.recipe.clip_factor:
         return _OFF
+    if name == "step1_share":
+        # Of whole epochs, as it was run.
+        one, two = map(row.recipe.epochs_of, ("step1", "step2"))
+        return one / (one + two)
     return row.values.get(name)
 
 

@@ -241,6 +241,8 @@ def test_unchanged_keras_tuner_code(tuner_name, digits, tmp_path):
     assert len(trials) >= 2
     # What was scored and saved is the network with binary weights.
     best = tuner.get_best_models()[0]
+    assert best.optimizer.iterations > 0
+    assert any(np.any(v) for v in best.optimizer.variables[1:])
     accuracy = best.evaluate(*test, verbose=0, return_dict=True)["accuracy"]
     assert accuracy == pytest.approx(trials[0].score, abs=1e-6)
     if tuner_name == "Hyperband":
