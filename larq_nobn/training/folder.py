@@ -1,9 +1,11 @@
 """The folder of a run: who may write it, and what it holds at the end."""
 
+import contextlib
 import csv
 import dataclasses
 import importlib.metadata
 import io
+import json
 import platform
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from larq_nobn._files import (
     write_atomically,
     write_json,
 )
+from larq_nobn.datasets import Dataset, DataSettings
 from larq_nobn.saving import save_model
 from larq_nobn.training.checkpoint import Checkpoint, save_checkpoint
 from larq_nobn.training.plots import draw_curve
@@ -71,7 +74,7 @@ class HeldFolder:
         self, path: Path, settings: dict[str, Any], resume: bool, chief: bool = True
     ):
         self.path = path
-        self._settings = settings
+        self._settings = _as_json(settings)
         self._resume = resume
         self._chief = chief
         self._lock = FileLock(path / ".lock", timeout=0)
@@ -152,7 +155,35 @@ class RunFolder(HeldFolder):
     def __init__(self, path: Path, recipe: Recipe, resume: bool, chief: bool = True):
         super().__init__(path, dataclasses.asdict(recipe), resume, chief)
         self.checkpoints = path / "checkpoints"
-        self._recipe = recipe
+        self.recipe = recipe
+
+    def _check_settings(self) -> None:
+        """Take what was measured in a resumed run from there."""
+        file = self.path / "settings.json"
+        if self._resume and file.exists():
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                before = {**self.defaults, **read_json(file)}
+                names = [field.name for field in dataclasses.fields(DataSettings)]
+                open_ = [n for n in names if getattr(self.recipe, n) is None]
+                self._take(self.recipe.replace(**{n: before[n] for n in open_}))
+        super()._check_settings()
+
+    def _take(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._settings = _as_json(dataclasses.asdict(recipe))
+
+    def describe(self, row: Dataset) -> Recipe:
+        """Keep what has been measured of the images.
+
+        Returns:
+            The recipe with it.
+        """
+        recipe = self.recipe.described_by(row)
+        if recipe != self.recipe:
+            self._take(recipe)
+            if self._chief:
+                write_json(self.path / "settings.json", self._settings)
+        return recipe
 
     def result(self) -> dict[str, Any] | None:
         """The result, if the run is complete; a damaged one is said on stderr."""
@@ -238,7 +269,7 @@ class RunFolder(HeldFolder):
         """
         if not self._chief:
             return result
-        draw_curve({self._recipe.name: history}, self.path / "curve.png")
+        draw_curve({self.recipe.name: history}, self.path / "curve.png")
         result = {
             **result,
             "versions": {**versions(), **(used or {})},
@@ -246,6 +277,31 @@ class RunFolder(HeldFolder):
         }
         write_json(self.path / "result.json", result)
         return result
+
+
+def data_settings(folder: Path) -> DataSettings | None:
+    """What the run in a folder says of its images; `None` if there is no run.
+
+    Args:
+        folder: The folder.
+    """
+    try:
+        settings = read_json(folder / "settings.json")
+    except (OSError, ValueError):
+        return None
+    known = {field.name for field in dataclasses.fields(DataSettings)}
+    return DataSettings(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in settings.items()
+            if name in known
+        }
+    )
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """As they will be read: tuples are lists."""
+    return json.loads(json.dumps(settings))
 
 
 def _scalars(traces: dict[str, Any]) -> list[tuple[str, float]]:

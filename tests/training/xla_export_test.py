@@ -118,7 +118,7 @@ def test_precision_is_the_recipes(
     assert programs["step2"]["convolutions"] == {kind: 8}
 
     history, weights = trained(tmp_path, "--epochs", "1")
-    teacher = load_teacher(file, "digits", 10)
+    teacher = load_teacher(file, DATASETS["digits"])
     model = build_trainer(recipe, "step2", teacher)
     for epoch, row in enumerate(history["step2"]):
         pictures = plain(recipe, images, epoch)
