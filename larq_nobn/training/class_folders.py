@@ -54,6 +54,13 @@ def read_folder(
     else:
         test = next((folder / t for t in _TESTS if (folder / t).is_dir()), None)
     if test is None:
+        counts = np.bincount(pictures.labels)
+        if counts.min() < 2:
+            raise UserError(
+                "A class must hold two pictures or more, one of them to test on",
+                got=train / classes[counts.argmin()],
+                fix="put more pictures into it",
+            )
         return classes, *pictures.split(DEFAULT_SHARE if share is None else share)
     if (test / _ANNOTATIONS).is_file():
         return classes, pictures, _annotated(test, classes)

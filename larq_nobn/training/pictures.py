@@ -67,7 +67,7 @@ class Pictures:
         held = np.zeros(len(self), bool)
         for label in np.unique(self.labels):
             members = rng.permutation(np.flatnonzero(self.labels == label))
-            # Both parts have an image of every class that has two.
+            # Both parts have an image of every class.
             count = min(max(1, round(share * len(members))), len(members) - 1)
             held[members[:count]] = True
         return self.at(np.flatnonzero(~held)), self.at(np.flatnonzero(held))
@@ -191,10 +191,11 @@ class PreparedPictures:
 
     def in_memory(self) -> Pictures:
         """The same, held in memory."""
-        pairs = list(self.encoded().as_numpy_iterator())
-        items = np.empty(len(pairs), object)
-        items[:] = [item for item, _ in pairs]
-        return Pictures(items, np.array([y for _, y in pairs], np.int64), False)
+        batches = list(self.encoded().batch(1024).as_numpy_iterator())
+        if not batches:
+            return Pictures(np.empty(0, object), np.empty(0, np.int64), False)
+        items, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
+        return Pictures(items, labels, False)
 
     def mapped(self, function: Callable) -> tf.data.Dataset:
         """A function of the encoded picture, over all of them in order."""
@@ -324,20 +325,23 @@ def measured(
         # Sums of whole numbers: exact in any order.
         x = tf.cast(image, tf.float64)
         sums = tf.stack([tf.reduce_mean(x, [0, 1]), tf.reduce_mean(x * x, [0, 1])])
+        sums = tf.reshape(sums, [2, -1])
         return size, tf.broadcast_to(sums, [2, 3])
 
-    sizes = np.zeros((len(sample), 3), np.int64)
-    moments = np.zeros((2, 3))
-    rows = sample.mapped(describe).prefetch(64).as_numpy_iterator()
-    bar = tqdm(rows, "measuring", len(sample), leave=False, disable=None, unit="img")
+    rows = []
+    batches = sample.mapped(describe).batch(256).prefetch(1).as_numpy_iterator()
     try:
-        for i, (size, sums) in enumerate(bar):
-            sizes[i] = size
-            moments += sums
+        with tqdm(
+            desc="measuring", total=len(sample), leave=False, disable=None, unit="img"
+        ) as bar:
+            for row in batches:
+                rows.append(row)
+                bar.update(len(row[0]))
     except tf.errors.OpError:
         sample.name_broken()
         raise
-    moments /= len(sample)
+    sizes, moments = (np.concatenate(part) for part in zip(*rows, strict=True))
+    moments = moments.mean(axis=0)
     mean = moments[0] / 255
     std = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 1)) / 255
     grey = (sizes[:, 2] == 1).all()
