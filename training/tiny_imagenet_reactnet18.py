@@ -5,8 +5,8 @@ Command: larq-nobn train training/tiny_imagenet_reactnet18.py --out runs/tiny_im
     --data-dir DIR, which holds train/ and val/ as in tiny-imagenet-200.zip
 Cost: 2 x 60 epochs of 100,000 images of 64x64.
 Departures from the paper: another data set, from scratch and without a teacher, with
-fewer epochs, smaller batches and a cosine schedule. CIFAR's stem and crops with a border,
-because of the small images.
+fewer epochs, smaller batches and a cosine schedule. CIFAR's stem, and crops with a
+border, because of the small images.
 """
 
 from larq_nobn.training import Recipe

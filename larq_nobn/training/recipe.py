@@ -171,7 +171,12 @@ class Recipe:
             _check_range(self, "step1_epochs", at_least=0)
         # It checks the rest; of data that are still to be measured with a stand-in.
         stand_in = DataSettings(
-            size=224, crop="none", flip=False, mean=(0, 0, 0), std=(1, 1, 1), classes=()
+            size=224,
+            crop="none",
+            flip=False,
+            mean=(0, 0, 0),
+            std=(1, 1, 1),
+            classes=("", ""),
         )
         self._network(row_of(self.dataset, self.data_settings.filled(stand_in)))
 
