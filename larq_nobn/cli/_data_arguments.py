@@ -55,7 +55,7 @@ def test_batches(args, model, limit: int | None, batch_size: int):
     from larq_nobn.training.streamed import broken_pictures_named
 
     if model is None:
-        images = load_images(args.data, args.data_dir, limit)
+        images = load_images(args.data, args.data_dir, limit, test_only=True)
     else:
         images = open_for(model, args.data, args.data_dir, limit)
     with broken_pictures_named(images):

@@ -5,6 +5,7 @@ number of the augmentation. A run that was interrupted therefore sees the same b
 again when it resumes.
 """
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,12 @@ from larq_nobn.datasets import (
     settings_of,
 )
 from larq_nobn.training.class_folders import has_parts, read_folder
-from larq_nobn.training.pictures import PreparedPictures, decoded_all, measured
+from larq_nobn.training.pictures import (
+    Pictures,
+    PreparedPictures,
+    decoded_all,
+    measured,
+)
 from larq_nobn.training.pipeline import (
     augment,
     augmentation_seed,
@@ -93,6 +99,7 @@ def load_images(
     data_dir: str | None = None,
     limit: int | None = None,
     settings: DataSettings | None = None,
+    test_only: bool = False,
 ) -> Images | StreamedImages:
     """Open a data set: small ones are read into memory, large ones stay on disk.
 
@@ -107,6 +114,7 @@ def load_images(
         limit: Take only so many training images, and as many test images at most.
         settings: What is to be other than usual. What they leave open of a data set
             without a row in `datasets.DATASETS` is measured.
+        test_only: Leave out the training images, which take time to read.
 
     Returns:
         An `Images`, or an object with the same `row`, `train_size`, `train_batches`
@@ -121,7 +129,7 @@ def load_images(
     settings = settings or DataSettings()
     row = DATASETS.get(name)
     if row is None:
-        return _open_own(name, _source(name, data_dir), limit, settings)
+        return _open_own(name, _source(name, data_dir), limit, settings, test_only)
     wanted = row_of(name, settings)
     if row.streamed:
         return open_streamed(name, data_dir, limit, wanted)
@@ -133,8 +141,12 @@ def load_images(
                 fix="leave out size, storage and crop='resized'",
             )
         settings = settings.filled(settings_of(row))
-        return _open_own(name, _source(name, data_dir, row), limit, settings)
-    parts = _load_digits() if row.embedded else _load_tfds(name, data_dir)
+        source = _source(name, data_dir, row)
+        return _open_own(name, source, limit, settings, test_only)
+    if row.embedded:
+        parts = _load_digits()
+    else:
+        parts = _load_tfds(name, data_dir, test_only)
     train, test = ((x[:limit], y[:limit]) for x, y in parts)
     return Images(name, train, test, wanted)
 
@@ -152,13 +164,13 @@ def _needs_pictures(row: Dataset, wanted: Dataset, settings: DataSettings) -> bo
 
 
 def _source(name: str, data_dir: str | None, row: Dataset | None = None):
-    """What reads a data set: a function of the held-out share."""
+    """What reads a data set: a function of the held-out share and `test_only`."""
     folder = Path(name) if row is None else Path(data_dir or "")
     is_folder = not name.startswith(TFDS) if row is None else has_parts(folder)
     if is_folder and not (folder / "dataset_info.json").is_file():
-        return lambda share: read_folder(folder, share)
+        return lambda share, _: read_folder(folder, share)
     if is_folder:
-        return lambda share: read_prepared(str(folder), None, None, share)
+        return functools.partial(read_prepared, str(folder), None, None)
     if row is not None and row.folders and row.source is None:
         raise UserError(
             f"{name} must be a folder with train/CLASS and val/CLASS",
@@ -167,14 +179,14 @@ def _source(name: str, data_dir: str | None, row: Dataset | None = None):
         )
     source = name.removeprefix(TFDS) if row is None else row.source or name
     split = None if row is None else row.test_split
-    return lambda share: read_prepared(source, data_dir, split, share)
+    return functools.partial(read_prepared, source, data_dir, split)
 
 
 def _open_own(
-    name: str, source, limit: int | None, settings: DataSettings
+    name: str, source, limit: int | None, settings: DataSettings, test_only: bool
 ) -> Images | StreamedImages:
     """Open any pictures in classes."""
-    classes, train, test = source(settings.test_share)
+    classes, train, test = source(settings.test_share, test_only)
     row = DATASETS.get(name)
     expected = settings.classes or (row.classes if row else ())
     if expected and tuple(expected) != classes:
@@ -196,6 +208,8 @@ def _open_own(
     described = row_of(name, settings)
     if row is not None:
         described = replace(described, stem=row.stem)
+    if test_only:
+        train = Pictures(np.empty(0, object), np.empty(0, np.int64), True)
     train, test = train.limited(limit), test.limited(limit)
     is_resized = described.crop == "resized"
     if is_resized:
@@ -227,7 +241,9 @@ def _load_digits() -> list[tuple[np.ndarray, np.ndarray]]:
     return [(x_train, y_train), (x_test, y_test)]
 
 
-def _load_tfds(name: str, data_dir: str | None) -> list[tuple[np.ndarray, np.ndarray]]:
+def _load_tfds(
+    name: str, data_dir: str | None, test_only: bool
+) -> list[tuple[np.ndarray, np.ndarray]]:
     import tensorflow_datasets as tfds
 
     with readable(name, data_dir):
@@ -235,9 +251,11 @@ def _load_tfds(name: str, data_dir: str | None) -> list[tuple[np.ndarray, np.nda
         builder = prepared_builder(row.source or name, data_dir)
         parts = [
             tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
-            for split in ("train", row.test_split)
+            for split in ("train", row.test_split)[test_only:]
         ]
-    return [(part["image"], part["label"].astype(np.int64)) for part in parts]
+    pairs = [(part["image"], part["label"].astype(np.int64)) for part in parts]
+    x, y = pairs[-1]
+    return [(x[:0], y[:0]), *pairs] if test_only else pairs
 
 
 def train_batches(

@@ -67,7 +67,7 @@ def open_for(
         settings = replace(settings, size=model.inputs[0].shape[1])
     # Only the training needs these, so they are not measured.
     settings = settings.filled(DataSettings(flip=False))
-    images = data.load_images(dataset, data_dir, limit, settings)
+    images = data.load_images(dataset, data_dir, limit, settings, test_only=True)
     check_input(model, dataset, images.row)
     return images
 

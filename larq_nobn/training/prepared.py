@@ -31,7 +31,11 @@ def prepared_builder(name: str, data_dir: str | None) -> Any:
 
 
 def read_prepared(
-    name: str, data_dir: str | None, test_split: str | None, share: float | None
+    name: str,
+    data_dir: str | None,
+    test_split: str | None,
+    share: float | None = None,
+    test_only: bool = False,
 ) -> tuple[tuple[str, ...], Pictures | PreparedPictures, Pictures | PreparedPictures]:
     """The pictures of a set of tensorflow-datasets.
 
@@ -41,6 +45,7 @@ def read_prepared(
         test_split: The held-out part; by default `test`, `validation` or `val`,
             whichever has labels.
         share: Which share to hold out where nothing is (0.2).
+        test_only: Whether to leave the training part on disk.
 
     Returns:
         The classes, and the pictures to train and to test on.
@@ -52,11 +57,13 @@ def read_prepared(
         builder = prepared_builder(name, data_dir)
         keys = _keys(name, builder)
         classes = tuple(builder.info.features[keys[1]].names)
-        train = _part(builder, "train", keys, len(classes), name)
         if test_split is not None:
             test = _part(builder, test_split, keys, len(classes), name)
         else:
             test = _test(builder, keys, len(classes), name)
+        if test is not None and test_only:
+            return classes, PreparedPictures(builder, "train", keys), test
+        train = _part(builder, "train", keys, len(classes), name)
         if test is None:
             return classes, *train.split(DEFAULT_SHARE if share is None else share)
     return classes, train, test
