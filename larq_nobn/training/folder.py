@@ -28,7 +28,7 @@ from larq_nobn.datasets import Dataset, DataSettings
 from larq_nobn.saving import save_model
 from larq_nobn.training.checkpoint import Checkpoint, save_checkpoint
 from larq_nobn.training.plots import draw_curve
-from larq_nobn.training.recipe import Recipe
+from larq_nobn.training.recipe import Recipe, checked
 
 # The files of a run's folder.
 NAMES = {
@@ -285,18 +285,27 @@ def data_settings(folder: Path) -> DataSettings | None:
     Args:
         folder: The folder.
     """
+    file = folder / "settings.json"
     try:
-        settings = read_json(folder / "settings.json")
+        settings = read_json(file)
     except (OSError, ValueError):
         return None
+    if not {"name", "dataset", "model"} <= set(settings):
+        return None
     known = {field.name for field in dataclasses.fields(DataSettings)}
-    return DataSettings(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in settings.items()
-            if name in known
-        }
-    )
+    found = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+        if name in known
+    }
+    try:
+        return checked(DataSettings(**found))
+    except UserError as error:
+        raise UserError(
+            f"{file} must hold the settings of a run",
+            got=error,
+            fix="move the model to another folder, or train it again",
+        ) from error
 
 
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ What `tf.io.decode_image` takes is taken: JPEG, PNG, BMP and the first frame of 
 grey ones, with transparency, and of mixed sizes.
 """
 
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -72,11 +73,15 @@ class Pictures:
             held[members[:count]] = True
         return self.at(np.flatnonzero(~held)), self.at(np.flatnonzero(held))
 
+    @functools.cached_property
+    def _tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Once, and not for each epoch: they are as large as the data."""
+        with tf.device("CPU"):
+            return tf.constant(self.items, tf.string), tf.constant(self.labels)
+
     def encoded(self, order: np.ndarray | None = None) -> tf.data.Dataset:
         """Pairs of an encoded picture and its label, in an order."""
-        with tf.device("CPU"):
-            items = tf.constant(self.items, tf.string)
-            labels = tf.constant(self.labels, tf.int64)
+        items, labels = self._tensors
 
         def read(index):
             item = items[index]

@@ -413,7 +413,19 @@ class _Entry:
     type: type
 
 
-def _check_data(recipe: Recipe) -> None:
+def checked(settings: DataSettings) -> DataSettings:
+    """The same, if a recipe may say this.
+
+    Raises:
+        UserError: If not.
+    """
+    for field in _DATA:
+        _check_type(field, getattr(settings, field.name))
+    _check_data(settings)
+    return settings
+
+
+def _check_data(recipe: Recipe | DataSettings) -> None:
     for name, allowed in {"crop": CROPS, "storage": STORAGES}.items():
         if getattr(recipe, name) is not None:
             one_of(name, getattr(recipe, name), allowed)
@@ -433,7 +445,7 @@ def _check_data(recipe: Recipe) -> None:
 
 
 def _check_range(
-    recipe: Recipe,
+    recipe: Recipe | DataSettings,
     name: str,
     above: float | None = None,
     at_least: float | None = None,

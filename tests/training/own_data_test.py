@@ -459,6 +459,38 @@ def test_a_run_keeps_what_was_measured(photos, tmp_path, capsys):
     assert evaluate(model, str(photos), verbose=False)["images"] == 4
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{}", None),
+        ("no json", None),
+        ('{"size": "large"}', None),
+        ('{"name": "r", "dataset": "digits", "model": "m"}', DataSettings()),
+    ],
+)
+def test_settings_beside_a_model(tmp_path, content, expected):
+    assert data_settings(tmp_path) is None
+    (tmp_path / "settings.json").write_text(content)
+    assert data_settings(tmp_path) == expected
+
+
+def test_damaged_settings_beside_a_model(tmp_path):
+    text = '{"name": "r", "dataset": "digits", "model": "m", "mean": [0.5, "x", 1]}'
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(UserError, match="must hold the settings of a run. .*`entries"):
+        data_settings(tmp_path)
+
+
+def test_test_images_alone(photos, parts):
+    whole = data.load_images(str(parts))
+    alone = data.load_images(str(parts), test_only=True)
+    np.testing.assert_array_equal(alone.test[0], whole.test[0])
+    assert alone.train_size == 0
+    assert alone.row == whole.row
+    assert data.load_images(str(photos), test_only=True).test_size == 4
+    assert data.load_images("digits", test_only=True).test_size == 360
+
+
 @pytest.mark.usefixtures("own_tiny")
 def test_a_run_learns_and_resumes_bit_for_bit(photos, tmp_path, monkeypatch):
     recipe = tiny(photos, size=16, epochs=3, batch_size=4)
