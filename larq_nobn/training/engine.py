@@ -90,9 +90,10 @@ def train(
             return result
         recipe = folder.recipe
         if images is None:
-            images = data.load_images(
-                recipe.dataset, data_dir, recipe.limit, recipe.data_settings
-            )
+            with folder.released_on_error():
+                images = data.load_images(
+                    recipe.dataset, data_dir, recipe.limit, recipe.data_settings
+                )
         recipe = folder.describe(images.row)
         with watch_workers(strategy), broken_pictures_named(images):
             run = _Run(recipe, folder, images, strategy, verbose, trace)

@@ -9,7 +9,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ class HeldFolder:
         self._settings = _as_json(settings)
         self._resume = resume
         self._chief = chief
+        self._is_new = False
         self._lock = FileLock(path / ".lock", timeout=0)
 
     def __enter__(self):
@@ -103,10 +104,21 @@ class HeldFolder:
     def __exit__(self, *exception) -> None:
         self._lock.release()
 
+    @contextlib.contextmanager
+    def released_on_error(self) -> Iterator[None]:
+        """Leave a folder that was empty to other work if the user has to correct it."""
+        try:
+            yield
+        except UserError:
+            if self._is_new:
+                (self.path / "settings.json").unlink(missing_ok=True)
+            raise
+
     def _check_settings(self) -> None:
         file = self.path / "settings.json"
         if not file.exists():
             write_json(file, self._settings)
+            self._is_new = True
             return
         if not self._resume:
             raise UserError(

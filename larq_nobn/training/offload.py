@@ -120,7 +120,8 @@ def _check_crop(recipe: Recipe, row: Dataset, in_memory: bool = True) -> None:
 def _export(folder: RunFolder, data_dir: str | None, part_mb: float) -> str:
     out = folder.path
     if not (out / "description.json").exists():
-        images = _images(folder.recipe, data_dir)
+        with folder.released_on_error():
+            images = _images(folder.recipe, data_dir)
         recipe = folder.describe(images.row)
         data.check_batch_size(recipe.batch_size, images.train_size)
         export(recipe, images, out, part_mb)

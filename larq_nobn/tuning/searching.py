@@ -96,7 +96,8 @@ def search(
         **{f"range of {name}": text for name, text in space.describe().items()},
     }
     with _SearchFolder(out_path(out), settings, resume) as folder:
-        images = _hold_out(recipe, data_dir)
+        with folder.released_on_error():
+            images = _hold_out(recipe, data_dir)
         recipe = recipe.described_by(images.row)
         study = _Study(recipe, folder.path, space, images, epochs, verbose)
         tuner = _Tuner(

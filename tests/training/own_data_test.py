@@ -520,6 +520,15 @@ def test_a_run_learns_and_resumes_bit_for_bit(photos, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("own_tiny")
+def test_a_wrong_path_leaves_the_folder_free(photos, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="which is not there"):
+        train(tiny(tmp_path / "nowhere"), out, verbose=False)
+    with pytest.raises(UserError, match="`batch_size` must be from 1"):
+        train(tiny(photos, batch_size=100), out, verbose=False)
+
+
+@pytest.mark.usefixtures("own_tiny")
 def test_other_classes_are_refused(photos, tmp_path):
     model = zoo.create_model(
         "own_tiny", stem="cifar", input_shape=(16, 16, 3), num_classes=2
