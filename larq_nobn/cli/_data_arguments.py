@@ -15,16 +15,28 @@ def add_data_arguments(parser, purpose: str, required: bool = False) -> None:
     add_data_dir_argument(parser)
 
 
-def add_data_argument(parser, purpose: str, required: bool = False) -> None:
-    """Add `--data`; `--dataset` is its former name."""
+def add_data_argument(
+    parser, purpose: str, required: bool = False, known: bool = False
+) -> None:
+    """Add `--data`; `--dataset` is its former name.
+
+    Args:
+        parser: The command's.
+        purpose: What the data set is for, in words.
+        required: Whether there must be one.
+        known: Whether it must be one of the table's.
+    """
+    names = f"{purpose}: {', '.join(DATASETS)}"
     parser.add_argument(
         "--data",
         "--dataset",
         dest="data",
         metavar="NAME",
         required=required,
-        help=f"{purpose}: {', '.join(DATASETS)}; tfds:NAME of tensorflow-datasets; or "
-        "the path, with a / in it, of a folder of class folders",
+        help=names
+        if known
+        else f"{names}; tfds:NAME of tensorflow-datasets; or the path, with a / in it, "
+        "of a folder of class folders",
     )
 
 

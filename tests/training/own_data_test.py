@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from larq_nobn import UserError, zoo
 from larq_nobn.cli import main
@@ -21,8 +22,10 @@ from larq_nobn.networks import FAMILIES, ResNet
 from larq_nobn.training import Recipe, data, publish_run, train
 from larq_nobn.training.evaluation import evaluate
 from larq_nobn.training.folder import data_settings
+from larq_nobn.training.offload import _images
 from larq_nobn.training.pictures import decode
 from larq_nobn.training.streamed import StreamedImages, broken_pictures_named
+from larq_nobn.tuning.searching import _hold_out
 from larq_nobn.weights.card import read_card
 
 KINDS = {
@@ -176,6 +179,56 @@ def test_channels(channels):
         decode(encoded, 3), np.broadcast_to(shown, (12, 12, 3))
     )
     assert decode(encoded, 1).shape == (12, 12, 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "channels"),
+    [
+        ("RGB", "bmp", 3),
+        ("P", "gif", 3),
+        ("CMYK", "jpg", 3),
+        ("L", "jpg", 1),
+        ("P", "png", 3),
+        ("I;16", "png", 1),
+    ],
+)
+def test_kinds_of_files(tmp_path, mode, suffix, channels):
+    image = Image.new(mode, (6, 5))
+    path = tmp_path / f"a.{suffix}"
+    image.save(path)
+    encoded = tf.constant(path.read_bytes())
+    assert decode(encoded).shape == (5, 6, channels)
+    assert decode(encoded, 3).shape == (5, 6, 3)
+
+
+def test_grey_pictures_of_mixed_sizes(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        for i in range(4):
+            image = picture(rng, 12 + i, 14, channels=1)
+            write(tmp_path / name / f"{i}.{'jpg' if i % 2 else 'png'}", image)
+    images = data.load_images(f"{tmp_path}/")
+    assert (images.row.crop, images.row.input_shape[-1]) == ("resized", 1)
+    x, _ = next(iter(images.train_batches(6, 0, 0)))
+    assert x.shape[-1] == 1
+    assert np.isfinite(x).all()
+
+
+def test_a_search_holds_out_training_images(photos):
+    tested = set(data.load_images(str(photos)).pictures[1].items)
+    held = _hold_out(tiny(photos, model="reactnet18"), None)
+    train, test = (set(p.items) for p in held.pictures)
+    assert (held.train_size, held.test_size) == (12, 4)
+    assert not train & test
+    assert not (train | test) & tested
+
+
+def test_what_is_exported_lies_in_memory(photos):
+    recipe = tiny(photos, model="reactnet18", size=16)
+    with pytest.raises(UserError, match="crop='resized'. Fix: crop=padded"):
+        _images(recipe, None)
+    images = _images(recipe.replace(crop="padded"), None)
+    assert images.train[0].shape == (16, 16, 16, 3)
 
 
 def test_a_limit_takes_all_classes(photos):
