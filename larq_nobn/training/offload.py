@@ -108,12 +108,14 @@ def _images(recipe: Recipe, data_dir: str | None) -> data.Images:
 
 
 def _check_crop(recipe: Recipe, row: Dataset, in_memory: bool = True) -> None:
-    if row.crop == "resized" or not in_memory:
+    if row.crop == "resized" or row.streamed or not in_memory:
+        crop = "" if row.streamed else f", crop={row.crop!r}"
+        instead = "" if row.streamed else "crop=padded and a smaller size, or "
         raise UserError(
             "An exported training holds its images in the device's memory, cropped "
             "with a border",
-            got=f"dataset={recipe.dataset!r}, crop={row.crop!r}",
-            fix="crop=padded and a smaller size, or train it with larq-nobn train",
+            got=f"dataset={recipe.dataset!r}{crop}",
+            fix=f"{instead}train it with larq-nobn train",
         )
 
 
