@@ -216,7 +216,10 @@ def plain_name(name: str) -> str:
     if not is_own(name):
         return name
     is_tfds = name.startswith(TFDS)
-    text = name.removeprefix(TFDS) if is_tfds else Path(name).resolve().name
+    path = Path(name).resolve()
+    if re.fullmatch(r"\d+(\.\d+)+", path.name):
+        path = path.parent  # A version of tensorflow-datasets.
+    text = name.removeprefix(TFDS) if is_tfds else path.name
     text = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:56] or "images"
     # A folder may have the name of a published data set, and hold another.
     return f"own-{text}" if text in DATASETS and not is_tfds else text

@@ -634,6 +634,7 @@ def test_settings_of_a_known_data_set():
         ("tfds:imagenette/160px", "imagenette-160px"),
         ("/home/me/My Photos/", "my-photos"),
         ("./cifar10", "own-cifar10"),
+        ("/data/shapes/1.0.0", "shapes"),
         ("/", "images"),
     ],
 )
