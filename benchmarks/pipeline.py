@@ -1,7 +1,7 @@
 """Input pipelines against the train steps that they feed, in turns in one run.
 
     python benchmarks/pipeline.py --data-dir TFDS
-    python benchmarks/pipeline.py --dataset imagenet --data-dir FOLDER   # train/, val/
+    python benchmarks/pipeline.py --data imagenet --data-dir FOLDER   # train/, val/
 
 Per CPU-second: the pipeline shares its cores with the train step, so what counts is
 what both cost. A ratio of 10 says that the pipeline takes a tenth of the step's time.
@@ -24,7 +24,7 @@ NETWORKS = {"imagenet": ("reactnet_a", "imagenet")}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--data", "--dataset", dest="dataset", default="cifar10")
     parser.add_argument("--data-dir")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rounds", type=int, default=5)

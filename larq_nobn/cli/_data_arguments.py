@@ -15,15 +15,28 @@ def add_data_arguments(parser, purpose: str, required: bool = False) -> None:
     add_data_dir_argument(parser)
 
 
-def add_data_argument(parser, purpose: str, required: bool = False) -> None:
-    """Add `--data`; `--dataset` is its former name."""
+def add_data_argument(
+    parser, purpose: str, required: bool = False, known: bool = False
+) -> None:
+    """Add `--data`; `--dataset` is its former name.
+
+    Args:
+        parser: The command's.
+        purpose: What the data set is for, in words.
+        required: Whether there must be one.
+        known: Whether it must be one of the table's.
+    """
+    names = f"{purpose}: {', '.join(DATASETS)}"
     parser.add_argument(
         "--data",
         "--dataset",
         dest="data",
         metavar="NAME",
         required=required,
-        help=f"{purpose}: {', '.join(DATASETS)}",
+        help=names
+        if known
+        else f"{names}; tfds:NAME of tensorflow-datasets; or the path, with a / in it, "
+        "of a folder of class folders",
     )
 
 
@@ -32,16 +45,30 @@ def add_data_dir_argument(parser) -> None:
     parser.add_argument(
         "--data-dir",
         metavar="FOLDER",
-        help="tensorflow-datasets folder; of imagenet also one with train/CLASS and "
-        "val/CLASS",
+        help="tensorflow-datasets folder; of imagenet and its parts also one with "
+        "train/CLASS and val/CLASS",
     )
 
 
-def test_batches(args, limit: int | None, batch_size: int):
-    """Preprocessed test images of `--data`, at most `limit`, and labels, in batches."""
+def test_batches(args, model, limit: int | None, batch_size: int):
+    """Test images of `--data` as a model takes them, and labels, in batches.
+
+    Args:
+        args: The command's arguments.
+        model: The model; `None` for the data set's usual form.
+        limit: At most so many images.
+        batch_size: Images per batch.
+
+    Raises:
+        UserError: If the model takes other images, or the data are missing.
+    """
     from larq_nobn.training.data import load_images
+    from larq_nobn.training.evaluation import open_for
     from larq_nobn.training.streamed import broken_pictures_named
 
-    images = load_images(args.data, args.data_dir, limit)
+    if model is None:
+        images = load_images(args.data, args.data_dir, limit, test_only=True)
+    else:
+        images = open_for(model, args.data, args.data_dir, limit)
     with broken_pictures_named(images):
         yield from images.test_batches(batch_size).as_numpy_iterator()

@@ -42,11 +42,15 @@ def open_model(name: str, unsafe: bool = False):
         UserError: If there is none, or it cannot be read.
     """
     from larq_nobn.saving import load_model
+    from larq_nobn.training.folder import data_settings
     from larq_nobn.zoo import create_model
 
     card, weights = published(name)
     if card is None:
-        return load_model(name, compile=False, safe_mode=not unsafe)
+        model = load_model(name, compile=False, safe_mode=not unsafe)
+        # Of a run's folder: what was measured of its images.
+        model.data_settings = data_settings(Path(name).parent)
+        return model
     return create_model(**asdict(card.network), weights=weights)
 
 

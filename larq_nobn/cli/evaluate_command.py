@@ -16,6 +16,7 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     """Measure and print."""
     from larq_nobn._errors import UserError
+    from larq_nobn.datasets import plain_name
     from larq_nobn.training.evaluation import evaluate
 
     model = _model_argument.open_model(args.model, args.unsafe)
@@ -32,7 +33,7 @@ def run(args) -> None:
         f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % on "
         f"{result['images']} test images of {dataset}"
     )
-    if card is None or args.limit is not None:
+    if card is None or args.limit is not None or plain_name(dataset) != card.dataset:
         return
     if "top1" not in card.metrics:
         published = card.origin.get("top1 as published")

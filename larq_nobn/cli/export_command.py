@@ -117,7 +117,6 @@ def _export_c(args) -> None:
     from larq_nobn._errors import UserError
     from larq_nobn.deploy import convert
     from larq_nobn.deploy.c.export import check_target, read_tflite, write_c
-    from larq_nobn.training.evaluation import check_input
 
     if args.header or args.accuracy is not None or args.float_weights != "float32":
         raise UserError(
@@ -127,7 +126,7 @@ def _export_c(args) -> None:
         )
     # Before the work.
     check_target(args.out, args.name, args.force)
-    path, card = Path(args.model[0]), None
+    path, card, real = Path(args.model[0]), None, None
     if path.suffix == ".tflite":
         if args.data is not None:
             raise UserError(
@@ -136,12 +135,14 @@ def _export_c(args) -> None:
         content = read_tflite(path)
     else:
         model = _model_argument.open_model(args.model[0], args.unsafe)
+        real = _real_images(args, model)
         content, card = (
             convert(model, allow_float=args.allow_float),
             getattr(model, "card", None),
         )
-        if args.data is not None:
-            check_input(model, args.data)
+        settings = model.data_settings if card is None else None
+        if settings and args.mean is None and args.std is None:
+            args.mean, args.std = settings.mean, settings.std
     report = write_c(
         content,
         args.out,
@@ -150,12 +151,12 @@ def _export_c(args) -> None:
         mean=args.mean,
         std=args.std,
         force=args.force,
-        verify=lambda folder: _check_c(args, content, folder),
+        verify=lambda folder: _check_c(args, content, folder, real),
     )
     print(json.dumps(report.as_dict()) if args.json else f"{args.out}:\n{report}")
 
 
-def _check_c(args, content: bytes, folder) -> None:
+def _check_c(args, content: bytes, folder, real) -> None:
     import sys
 
     from larq_nobn.deploy import check_c
@@ -166,7 +167,7 @@ def _check_c(args, content: bytes, folder) -> None:
     if not args.check or host_compiler() is None:
         return
     shape = Flatbuffer(content).inputs[0].shape[1:]
-    for what, images in _images(args, shape, _real_images(args)):
+    for what, images in _images(args, shape, real):
         result = check_c(content, folder, args.name, images, progress=True)
         print(f"{what}: {result}", file=sys.stderr if args.json else None)
         ensure_explained(result)
@@ -175,21 +176,19 @@ def _check_c(args, content: bytes, folder) -> None:
 def _export(args) -> None:
     from larq_nobn._files import write_atomically
     from larq_nobn.deploy import accuracy, c_header, convert, report
-    from larq_nobn.training.evaluation import check_input
 
     model = _model_argument.open_model(args.model[0], args.unsafe)
+    real = _real_images(args, model)
     content = convert(
         model,
         args.target,
         float_weights=args.float_weights,
         allow_float=args.allow_float,
     )
-    if args.data is not None:
-        check_input(model, args.data)
     if args.check:
-        _check(args, model, content)
+        _check(args, model, content, real)
     if args.accuracy is not None:
-        batches = test_batches(args, args.accuracy or None, 64)
+        batches = test_batches(args, model, args.accuracy or None, 64)
         found = accuracy(model, content, batches, progress=True)
         print(
             f"top-1 on {found.images} {args.data} test images: model "
@@ -204,10 +203,10 @@ def _export(args) -> None:
         print(f"{args.header}: the same as a C array")
 
 
-def _check(args, model, content: bytes) -> None:
+def _check(args, model, content: bytes, real) -> None:
     from larq_nobn.deploy.checking import check, ensure_explained
 
-    for what, images in _images(args, model.inputs[0].shape[1:], _real_images(args)):
+    for what, images in _images(args, model.inputs[0].shape[1:], real):
         result = check(model, content, images, progress=True)
         print(f"{what}: {result}")
         # Rounded weights deviate by design; --accuracy measures their cost.
@@ -226,13 +225,14 @@ def _images(args, shape, real):
         yield f"{args.data} test images", real
 
 
-def _real_images(args):
+def _real_images(args, model=None):
     """Return test images to check on, `None` without a data set."""
     import numpy as np
 
-    if args.data is None:
+    if args.data is None or not args.check:
         return None
-    return np.concatenate([images for images, _ in test_batches(args, args.check, 64)])
+    batches = test_batches(args, model, args.check, 64)
+    return np.concatenate([images for images, _ in batches])
 
 
 def _check_all(args) -> None:

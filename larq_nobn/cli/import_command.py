@@ -13,7 +13,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--model", required=True, help="see larq-nobn list")
     parser.add_argument("--norm", required=True, help="free, batch or none")
-    add_data_argument(parser, "what it was trained on", required=True)
+    add_data_argument(parser, "what it was trained on", required=True, known=True)
     parser.add_argument(
         "--out", type=out_path, help="folder of bundles (default: in the user's cache)"
     )

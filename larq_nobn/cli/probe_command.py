@@ -59,11 +59,9 @@ def _images(model, args):
     import numpy as np
 
     from larq_nobn._errors import UserError
-    from larq_nobn.training.evaluation import check_input
 
     if args.data is not None:
-        check_input(model, args.data)
-        return next(test_batches(args, None, 64))[0]
+        return next(test_batches(args, model, None, 64))[0]
     if len(model.inputs) != 1:
         raise UserError(
             "A probe needs a model with one input",

@@ -63,9 +63,6 @@ def run(args) -> None:
 
 
 def _images(model, args):
-    from larq_nobn.training.evaluation import check_input
-
     if args.data is None:
         return None
-    check_input(model, args.data)
-    return next(test_batches(args, None, 64))[0]
+    return next(test_batches(args, model, None, 64))[0]

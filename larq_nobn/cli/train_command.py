@@ -1,7 +1,7 @@
 """`larq-nobn train`: run a recipe."""
 
 from larq_nobn._files import out_path
-from larq_nobn.cli._data_arguments import add_data_dir_argument
+from larq_nobn.cli._data_arguments import add_data_arguments
 
 HELP = "train a network by a recipe, in two steps"
 
@@ -14,7 +14,7 @@ def add_recipe_arguments(parser) -> None:
         "published one's name, such as cifar10_reactnet18",
     )
     parser.add_argument("--out", type=out_path, required=True, help="folder of the run")
-    add_data_dir_argument(parser)
+    add_data_arguments(parser, "by default the recipe's; one of")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -33,6 +33,8 @@ def read_recipe(args):
     from larq_nobn.training import load_recipe, parse_settings
 
     recipe = load_recipe(args.recipe)
+    if args.data is not None:
+        recipe = recipe.replace(dataset=args.data)
     if args.smoke:
         recipe = recipe.replace(epochs=2, limit=256, batch_size=64, width=8)
     return recipe.replace(**parse_settings(args.set))

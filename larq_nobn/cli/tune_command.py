@@ -2,7 +2,7 @@
 
 from larq_nobn._files import out_path
 from larq_nobn.cli._data_arguments import add_data_arguments
-from larq_nobn.datasets import DATASETS
+from larq_nobn.datasets import DATASETS, plain_name, usual_stem
 
 HELP = "search for the best settings of a network on a data set, with keras-tuner"
 
@@ -58,10 +58,10 @@ def run(args) -> None:
     settings = parse_settings(args.set)
     ranges = {k: settings.pop(k) for k in list(settings) if k in tuning.PARAMETERS}
     recipe = Recipe(
-        name=f"{args.data}_{args.model}",
+        name=f"{plain_name(args.data)}_{args.model}",
         dataset=args.data,
         model=args.model,
-        stem="cifar",
+        stem=usual_stem(args.data),
         schedule="cosine",
         batch_size=64 if getattr(DATASETS.get(args.data), "embedded", False) else 128,
         limit=args.limit,

@@ -5,14 +5,31 @@ number of the augmentation. A run that was interrupted therefore sees the same b
 again when it resumes.
 """
 
-from dataclasses import dataclass
+import functools
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from larq_nobn._errors import check_number, one_of
-from larq_nobn.datasets import DATASETS, Dataset
+from larq_nobn._errors import UserError, check_number
+from larq_nobn.datasets import (
+    DATASETS,
+    TFDS,
+    Dataset,
+    DataSettings,
+    check_name,
+    row_of,
+    settings_of,
+)
+from larq_nobn.training.class_folders import has_parts, read_folder
+from larq_nobn.training.pictures import (
+    Pictures,
+    PreparedPictures,
+    decoded_all,
+    measured,
+)
 from larq_nobn.training.pipeline import (
     augment,
     augmentation_seed,
@@ -21,7 +38,12 @@ from larq_nobn.training.pipeline import (
     normalize,
     readable,
 )
-from larq_nobn.training.streamed import open_streamed
+from larq_nobn.training.prepared import prepared_builder, read_prepared
+from larq_nobn.training.streamed import StreamedImages, open_streamed, stream
+
+# Data sets of at most so many bytes are held in memory: decoded ones, fitted to the
+# input, or encoded ones where crops are of any size.
+MEMORY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -29,25 +51,39 @@ class Images:
     """A data set in memory.
 
     Attributes:
-        name: Its name in `datasets.DATASETS`.
+        name: The data set's name.
         train: Images, uint8 of shape `(examples, height, width, channels)`, and labels,
             int64 of shape `(examples,)`.
         test: The same for the held-out part.
+        row: What the data set is; by default its row in `datasets.DATASETS`.
     """
 
     name: str
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
+    row: Dataset = None
 
-    @property
-    def row(self) -> Dataset:
-        """Its row in `datasets.DATASETS`."""
-        return DATASETS[self.name]
+    def __post_init__(self):
+        if self.row is None:
+            object.__setattr__(self, "row", DATASETS[self.name])
 
     @property
     def train_size(self) -> int:
         """Number of training images."""
         return len(self.train[0])
+
+    @property
+    def test_size(self) -> int:
+        """Number of test images."""
+        return len(self.test[0])
+
+    def held_out(self, share: float, seed) -> "Images":
+        """A share of the training images in place of the test images."""
+        x, y = self.train
+        order = np.random.default_rng(seed).permutation(len(x))
+        held = max(1, round(share * len(x)))
+        parts = [(x[part], y[part]) for part in (order[held:], order[:held])]
+        return Images(self.name, *parts, self.row)
 
     def train_batches(self, *args, **kwargs) -> tf.data.Dataset:
         """One epoch of training batches; see `train_batches`."""
@@ -58,14 +94,27 @@ class Images:
         return test_batches(self, batch_size)
 
 
-def load_images(name: str, data_dir: str | None = None, limit: int | None = None):
-    """Open a data set: small ones are read into memory, ImageNet stays on disk.
+def load_images(
+    name: str,
+    data_dir: str | None = None,
+    limit: int | None = None,
+    settings: DataSettings | None = None,
+    test_only: bool = False,
+) -> Images | StreamedImages:
+    """Open a data set: small ones are read into memory, large ones stay on disk.
 
     Args:
-        name: One of `datasets.DATASETS`.
+        name: One of `datasets.DATASETS`; `"tfds:NAME"` for any image set of
+            tensorflow-datasets; or the path, with a `/` in it, of a folder of class
+            folders (`train/CLASS` and `val/CLASS`, or `CLASS` alone) or of a prepared
+            set of tensorflow-datasets.
         data_dir: tensorflow-datasets folder; by default `TFDS_DATA_DIR`, or tfds's own.
-            For ImageNet also a folder with `train` and `val`, a folder a class in each.
+            For ImageNet and its parts also a folder with `train` and `val`, a folder a
+            class in each.
         limit: Take only so many training images, and as many test images at most.
+        settings: What is to be other than usual. What they leave open of a data set
+            without a row in `datasets.DATASETS` is measured.
+        test_only: Leave out the training images, which take time to read.
 
     Returns:
         An `Images`, or an object with the same `row`, `train_size`, `train_batches`
@@ -74,15 +123,108 @@ def load_images(name: str, data_dir: str | None = None, limit: int | None = None
     Raises:
         UserError: If the name is unknown, or the data are missing or unreadable.
     """
-    one_of("dataset", name, DATASETS)
+    check_name("dataset", name)
     if limit is not None:
         check_number("limit", limit, "leave it out to take all images", kind=int)
-    row = DATASETS[name]
+    settings = settings or DataSettings()
+    row = DATASETS.get(name)
+    if row is None:
+        return _open_own(name, _source(name, data_dir), limit, settings, test_only)
+    wanted = row_of(name, settings)
     if row.streamed:
-        return open_streamed(name, data_dir, limit)
-    parts = _load_digits() if row.embedded else _load_tfds(name, data_dir)
+        return open_streamed(name, data_dir, limit, wanted)
+    if row.folders or _needs_pictures(row, wanted, settings):
+        if row.embedded:
+            raise UserError(
+                f"The images of {name} have one size, and are held in memory",
+                got=", ".join(f"{k}={getattr(settings, k)!r}" for k in _PICTURES),
+                fix="leave out size, storage and crop='resized'",
+            )
+        settings = settings.filled(settings_of(row))
+        source = _source(name, data_dir, row)
+        return _open_own(name, source, limit, settings, test_only)
+    if row.embedded:
+        parts = _load_digits()
+    else:
+        parts = _load_tfds(name, data_dir, test_only)
     train, test = ((x[:limit], y[:limit]) for x, y in parts)
-    return Images(name, train, test)
+    return Images(name, train, test, wanted)
+
+
+# Settings that need the pictures themselves.
+_PICTURES = ("size", "crop", "storage")
+
+
+def _needs_pictures(row: Dataset, wanted: Dataset, settings: DataSettings) -> bool:
+    return (
+        wanted.input_shape != row.input_shape
+        or wanted.crop == "resized"
+        or settings.storage is not None
+    )
+
+
+def _source(name: str, data_dir: str | None, row: Dataset | None = None):
+    """What reads a data set: a function of the held-out share and `test_only`."""
+    folder = Path(name) if row is None else Path(data_dir or "")
+    is_folder = not name.startswith(TFDS) if row is None else has_parts(folder)
+    if is_folder and not (folder / "dataset_info.json").is_file():
+        return lambda share, _: read_folder(folder, share)
+    if is_folder:
+        return functools.partial(read_prepared, str(folder), None, None)
+    if row is not None and row.folders and row.source is None:
+        raise UserError(
+            f"{name} must be a folder with train/CLASS and val/CLASS",
+            got="no --data-dir" if data_dir is None else f"--data-dir {data_dir}",
+            fix="get it from where it is published, and give its folder",
+        )
+    source = name.removeprefix(TFDS) if row is None else row.source or name
+    split = None if row is None else row.test_split
+    return functools.partial(read_prepared, source, data_dir, split)
+
+
+def _open_own(
+    name: str, source, limit: int | None, settings: DataSettings, test_only: bool
+) -> Images | StreamedImages:
+    """Open any pictures in classes."""
+    classes, train, test = source(settings.test_share, test_only)
+    row = DATASETS.get(name)
+    expected = settings.classes or (row.classes if row else ())
+    if expected and tuple(expected) != classes:
+        differing = sorted(set(classes) ^ set(expected)) or ["their order"]
+        raise UserError(
+            f"{name} must have the classes that the network was made for, "
+            f"{len(expected)}",
+            got=f"{len(classes)}; others are {', '.join(differing[:5])}",
+            fix="give the data that it was made for",
+        )
+    if row and len(classes) != row.num_classes:
+        raise UserError(
+            f"{name} must have {row.num_classes} classes",
+            got=f"{len(classes)} ({', '.join(classes[:3])}, ...)",
+            fix="complete the data, or give the folder's path as --data",
+        )
+    # Of all training images: what is measured does not depend on a limit.
+    settings = measured(train, replace(settings, classes=classes))
+    described = row_of(name, settings)
+    if row is not None:
+        described = replace(described, stem=row.stem)
+    if test_only:
+        train = Pictures(np.empty(0, object), np.empty(0, np.int64), True)
+    train, test = train.limited(limit), test.limited(limit)
+    is_resized = described.crop == "resized"
+    if is_resized:
+        size = train.encoded_bytes + test.encoded_bytes
+    else:
+        size = (len(train) + len(test)) * math.prod(described.input_shape)
+    storage = settings.storage or ("memory" if size <= MEMORY_BYTES else "disk")
+    if storage == "disk" or is_resized:
+        return stream(name, described, train, test, storage == "memory")
+    parts = []
+    for part in (train, test):
+        # One pass over what is not in memory.
+        part = part.in_memory() if isinstance(part, PreparedPictures) else part
+        parts.append((decoded_all(part, described), part.labels))
+    return Images(name, *parts, described)
 
 
 def _load_digits() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -99,19 +241,21 @@ def _load_digits() -> list[tuple[np.ndarray, np.ndarray]]:
     return [(x_train, y_train), (x_test, y_test)]
 
 
-def _load_tfds(name: str, data_dir: str | None) -> list[tuple[np.ndarray, np.ndarray]]:
+def _load_tfds(
+    name: str, data_dir: str | None, test_only: bool
+) -> list[tuple[np.ndarray, np.ndarray]]:
     import tensorflow_datasets as tfds
 
     with readable(name, data_dir):
         row = DATASETS[name]
-        builder = tfds.builder(row.source or name, data_dir=data_dir)
-        if not Path(builder.data_path).is_dir():
-            builder.download_and_prepare()
+        builder = prepared_builder(row.source or name, data_dir)
         parts = [
             tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
-            for split in ("train", row.test_split)
+            for split in ("train", row.test_split)[test_only:]
         ]
-    return [(part["image"], part["label"].astype(np.int64)) for part in parts]
+    pairs = [(part["image"], part["label"].astype(np.int64)) for part in parts]
+    x, y = pairs[-1]
+    return [(x[:0], y[:0]), *pairs] if test_only else pairs
 
 
 def train_batches(
@@ -155,7 +299,7 @@ def train_batches(
         random = augmentation_seed(seed, epoch, step)
         augmented = augment(tf.gather(x, index), random, images.row, padding)
         labels = tf.one_hot(tf.gather(y, index), images.row.num_classes)
-        return mix(normalize(augmented, images.name), labels, random, mixup, cutmix)
+        return mix(normalize(augmented, images.row), labels, random, mixup, cutmix)
 
     indices = tf.data.Dataset.from_tensor_slices(order)
     indices = indices.batch(batch_size, drop_remainder=True)
@@ -182,6 +326,6 @@ def test_batches(images: Images, batch_size: int) -> tf.data.Dataset:
     return (
         tf.data.Dataset.from_tensor_slices(images.test)
         .batch(batch_size)
-        .map(lambda x, y: (normalize(x, images.name), tf.one_hot(y, classes)))
+        .map(lambda x, y: (normalize(x, images.row), tf.one_hot(y, classes)))
         .prefetch(tf.data.AUTOTUNE)
     )

@@ -88,8 +88,13 @@ def train(
     with RunFolder(out_path(out), recipe, resume, is_chief(strategy)) as folder:
         if resume and (result := folder.result()):
             return result
+        recipe = folder.recipe
         if images is None:
-            images = data.load_images(recipe.dataset, data_dir, recipe.limit)
+            with folder.released_on_error():
+                images = data.load_images(
+                    recipe.dataset, data_dir, recipe.limit, recipe.data_settings
+                )
+        recipe = folder.describe(images.row)
         with watch_workers(strategy), broken_pictures_named(images):
             run = _Run(recipe, folder, images, strategy, verbose, trace)
             if distribute != "multiworker":
@@ -320,9 +325,7 @@ class _Run:
         self.teacher = None
         if recipe.teacher is not None:
             with strategy.scope():
-                self.teacher = load_teacher(
-                    recipe.teacher, recipe.dataset, images.row.num_classes
-                )
+                self.teacher = load_teacher(recipe.teacher, images.row)
         self.steps_per_epoch = images.train_size // recipe.batch_size
         self.progress = Progress(
             self._images_in(self._epochs_before(len(STEPS))), recipe.batch_size, verbose

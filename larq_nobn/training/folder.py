@@ -1,13 +1,15 @@
 """The folder of a run: who may write it, and what it holds at the end."""
 
+import contextlib
 import csv
 import dataclasses
 import importlib.metadata
 import io
+import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,11 @@ from larq_nobn._files import (
     write_json,
 )
 from larq_nobn._larq import has_larq_zoo
+from larq_nobn.datasets import Dataset, DataSettings
 from larq_nobn.saving import save_model
 from larq_nobn.training.checkpoint import Checkpoint, save_checkpoint
 from larq_nobn.training.plots import draw_curve
-from larq_nobn.training.recipe import Recipe
+from larq_nobn.training.recipe import Recipe, checked
 
 # The files of a run's folder.
 NAMES = {
@@ -72,9 +75,10 @@ class HeldFolder:
         self, path: Path, settings: dict[str, Any], resume: bool, chief: bool = True
     ):
         self.path = path
-        self._settings = settings
+        self._settings = _as_json(settings)
         self._resume = resume
         self._chief = chief
+        self._is_new = False
         self._lock = FileLock(path / ".lock", timeout=0)
 
     def __enter__(self):
@@ -101,10 +105,21 @@ class HeldFolder:
     def __exit__(self, *exception) -> None:
         self._lock.release()
 
+    @contextlib.contextmanager
+    def released_on_error(self) -> Iterator[None]:
+        """Leave a folder that was empty to other work if the user has to correct it."""
+        try:
+            yield
+        except UserError:
+            if self._is_new:
+                (self.path / "settings.json").unlink(missing_ok=True)
+            raise
+
     def _check_settings(self) -> None:
         file = self.path / "settings.json"
         if not file.exists():
             write_json(file, self._settings)
+            self._is_new = True
             return
         if not self._resume:
             raise UserError(
@@ -153,7 +168,35 @@ class RunFolder(HeldFolder):
     def __init__(self, path: Path, recipe: Recipe, resume: bool, chief: bool = True):
         super().__init__(path, dataclasses.asdict(recipe), resume, chief)
         self.checkpoints = path / "checkpoints"
-        self._recipe = recipe
+        self.recipe = recipe
+
+    def _check_settings(self) -> None:
+        """Take what was measured in a resumed run from there."""
+        file = self.path / "settings.json"
+        if self._resume and file.exists():
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                before = {**self.defaults, **read_json(file)}
+                names = [field.name for field in dataclasses.fields(DataSettings)]
+                open_ = [n for n in names if getattr(self.recipe, n) is None]
+                self._take(self.recipe.replace(**{n: before[n] for n in open_}))
+        super()._check_settings()
+
+    def _take(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._settings = _as_json(dataclasses.asdict(recipe))
+
+    def describe(self, row: Dataset) -> Recipe:
+        """Keep what has been measured of the images.
+
+        Returns:
+            The recipe with it.
+        """
+        recipe = self.recipe.described_by(row)
+        if recipe != self.recipe:
+            self._take(recipe)
+            if self._chief:
+                write_json(self.path / "settings.json", self._settings)
+        return recipe
 
     def result(self) -> dict[str, Any] | None:
         """The result, if the run is complete; a damaged one is said on stderr."""
@@ -239,7 +282,7 @@ class RunFolder(HeldFolder):
         """
         if not self._chief:
             return result
-        draw_curve({self._recipe.name: history}, self.path / "curve.png")
+        draw_curve({self.recipe.name: history}, self.path / "curve.png")
         result = {
             **result,
             "versions": {**versions(), **(used or {})},
@@ -247,6 +290,40 @@ class RunFolder(HeldFolder):
         }
         write_json(self.path / "result.json", result)
         return result
+
+
+def data_settings(folder: Path) -> DataSettings | None:
+    """What the run in a folder says of its images; `None` if there is no run.
+
+    Args:
+        folder: The folder.
+    """
+    file = folder / "settings.json"
+    try:
+        settings = read_json(file)
+    except (OSError, ValueError):
+        return None
+    if not {"name", "dataset", "model"} <= set(settings):
+        return None
+    known = {field.name for field in dataclasses.fields(DataSettings)}
+    found = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+        if name in known
+    }
+    try:
+        return checked(DataSettings(**found))
+    except UserError as error:
+        raise UserError(
+            f"{file} must hold the settings of a run",
+            got=error,
+            fix="move the model to another folder, or train it again",
+        ) from error
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """As they will be read: tuples are lists."""
+    return json.loads(json.dumps(settings))
 
 
 def _scalars(traces: dict[str, Any]) -> list[tuple[str, float]]:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError
 from larq_nobn._files import out_path
-from larq_nobn.datasets import DATASETS
+from larq_nobn.datasets import DATASETS, Dataset
 from larq_nobn.training import data, xla_runner
 from larq_nobn.training.engine import STEPS, build_trainer, finish
 from larq_nobn.training.folder import RunFolder
@@ -19,11 +19,6 @@ from larq_nobn.weights.transfer import assign_checked, named_weights
 # What the exported programs cannot do, why, and what can be had; every other field is
 # honoured.
 _REFUSED = {
-    "dataset": (
-        lambda name: DATASETS[name].streamed,
-        "holds its images in the device's memory",
-        "",
-    ),
     "mixup": (bool, "has no mixup (XLA has no gamma distribution)", "mixup=0, or "),
     "cutmix": (bool, "has no CutMix (XLA has no gamma distribution)", "cutmix=0, or "),
     "precision": (
@@ -75,8 +70,10 @@ def offload(
             if result := folder.result():
                 return _summary(result, out)
             if back is None:
-                return _export(recipe, out, data_dir, part_mb)
-            result = _bring_back(recipe, folder, data_dir, Path(back), unfinished)
+                return _export(folder, data_dir, part_mb)
+            result = _bring_back(
+                folder.recipe, folder, data_dir, Path(back), unfinished
+            )
             return _summary(result, out)
     except xla_runner.BadInput as error:
         raise UserError(str(error)) from error
@@ -93,6 +90,8 @@ def _check(recipe: Recipe, part_mb: float) -> None:
                 got=f"{name}={value!r}",
                 fix=f"{instead}train it with larq-nobn train",
             )
+    if recipe.dataset in DATASETS:
+        _check_crop(recipe, recipe.row)
     if not part_mb >= 0.05:
         raise UserError(
             "`part_mb` must be 0.05 or more",
@@ -101,9 +100,31 @@ def _check(recipe: Recipe, part_mb: float) -> None:
         )
 
 
-def _export(recipe: Recipe, out: Path, data_dir: str | None, part_mb: float) -> str:
+def _images(recipe: Recipe, data_dir: str | None) -> data.Images:
+    settings = recipe.data_settings
+    images = data.load_images(recipe.dataset, data_dir, recipe.limit, settings)
+    _check_crop(recipe, images.row, isinstance(images, data.Images))
+    return images
+
+
+def _check_crop(recipe: Recipe, row: Dataset, in_memory: bool = True) -> None:
+    if row.crop == "resized" or row.streamed or not in_memory:
+        crop = "" if row.streamed else f", crop={row.crop!r}"
+        instead = "" if row.streamed else "crop=padded and a smaller size, or "
+        raise UserError(
+            "An exported training holds its images in the device's memory, cropped "
+            "with a border",
+            got=f"dataset={recipe.dataset!r}{crop}",
+            fix=f"{instead}train it with larq-nobn train",
+        )
+
+
+def _export(folder: RunFolder, data_dir: str | None, part_mb: float) -> str:
+    out = folder.path
     if not (out / "description.json").exists():
-        images = data.load_images(recipe.dataset, data_dir, recipe.limit)
+        with folder.released_on_error():
+            images = _images(folder.recipe, data_dir)
+        recipe = folder.describe(images.row)
         data.check_batch_size(recipe.batch_size, images.train_size)
         export(recipe, images, out, part_mb)
     files = [file for file in out.iterdir() if file.suffix in (".npz", ".gz", ".py")]
@@ -139,7 +160,7 @@ def _bring_back(
     if recipe.precision.startswith("mixed"):
         # As `train` does: saved in float32, and tested so.
         tf.keras.mixed_precision.set_global_policy("float32")
-    images = data.load_images(recipe.dataset, data_dir, recipe.limit)
+    images = _images(recipe, data_dir)
     model = build_trainer(trained.replace(ema=0.0), "step2")
     variables = named_weights(model)
     assign_checked(variables, weights, f"The weights in {back}")

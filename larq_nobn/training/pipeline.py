@@ -40,6 +40,8 @@ def readable(name: str, data_dir: str | None) -> Iterator[None]:
     failures += (ParseError,)
     try:
         yield
+    except UserError:
+        raise
     except (*failures, ImportError) as error:
         where = data_dir or "tensorflow-datasets' default folder"
         raise UserError(
@@ -65,12 +67,13 @@ def check_batch_size(batch_size: int, examples: int) -> None:
         )
 
 
-def normalize(images: tf.Tensor, dataset: str) -> tf.Tensor:
+def normalize(images: tf.Tensor, dataset: str | Dataset) -> tf.Tensor:
     """Normalize a batch of pixel values to Keras's float type.
 
     See `zoo.preprocess_input`.
     """
-    mean, std = np.array(DATASETS[dataset].mean), np.array(DATASETS[dataset].std)
+    row = DATASETS[dataset] if isinstance(dataset, str) else dataset
+    mean, std = np.array(row.mean), np.array(row.std)
     dtype = tf.keras.backend.floatx()
     return tf.cast(images, dtype) * (1 / (255 * std)).astype(dtype) - (
         mean / std

@@ -10,8 +10,16 @@ import tensorflow as tf
 
 from larq_nobn._errors import UserError, one_of
 from larq_nobn._files import out_path
-from larq_nobn.datasets import DATASETS, class_names
+from larq_nobn.datasets import (
+    DATASETS,
+    check_name,
+    class_names,
+    class_pairs,
+    plain_name,
+    row_of,
+)
 from larq_nobn.networks import NetworkSpec, build
+from larq_nobn.training.folder import data_settings
 from larq_nobn.training.recipe import Recipe
 from larq_nobn.weights.bundle import write_bundle
 from larq_nobn.weights.card import Card
@@ -57,15 +65,16 @@ def publish_run(
     result = _read_result(run / "result.json")
     network = _network(result, run)
     dataset = result["dataset"]
-    one_of("dataset", dataset, DATASETS)
+    check_name("dataset", dataset)
     model = build(network, classifier_activation=None)
     load_file(model, run / "model.keras")
     _check_digest(model, result, run)
-    row = DATASETS[dataset]
+    row = row_of(dataset, data_settings(run))
+    known = dataset in DATASETS and not DATASETS[dataset].folders
     card = Card(
         network=network,
-        dataset=dataset,
-        classes=class_names(dataset),
+        dataset=plain_name(dataset),
+        classes=class_names(dataset) if known else class_pairs(row.classes),
         mean=row.mean,
         std=row.std,
         metrics=_metrics(result, run),
@@ -154,6 +163,12 @@ def _recipe(result: Mapping[str, Any]) -> dict[str, Any]:
             else {}
         ),
     }
+    # Where files lay on somebody's disk is nobody's business.
+    if isinstance(values.get("dataset"), str):
+        values["dataset"] = plain_name(values["dataset"])
+    for key in ("teacher", "weights"):
+        if isinstance(values.get(key), str) and "://" not in values[key]:
+            values[key] = Path(values[key]).name
     scalars = (str, int, float, bool)
     return {k: v for k, v in values.items() if isinstance(v, scalars)}
 

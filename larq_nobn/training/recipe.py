@@ -12,7 +12,16 @@ from typing import Any
 
 from larq_nobn._errors import UserError, first_line, one_of, shown
 from larq_nobn._shipped import shipped
-from larq_nobn.datasets import DATASETS
+from larq_nobn.datasets import (
+    CROPS,
+    DATASETS,
+    STORAGES,
+    Dataset,
+    DataSettings,
+    check_name,
+    row_of,
+    settings_of,
+)
 from larq_nobn.networks import FAMILIES, NetworkSpec
 
 SCHEDULES = ("linear", "cosine")
@@ -32,7 +41,9 @@ class Recipe:
 
     Attributes:
         name: Name of the result.
-        dataset: One of `datasets.DATASETS`.
+        dataset: One of `datasets.DATASETS`; `"tfds:NAME"`, any image set of
+            tensorflow-datasets; or the path, with a `/` in it, of a folder of class
+            folders (`train/CLASS` and `val/CLASS`, or `CLASS` alone).
         model: One of `zoo.list_models()`.
         norm: `"free"`, `"batch"` or `"none"`.
         stem: `"imagenet"` or `"cifar"`.
@@ -74,6 +85,19 @@ class Recipe:
         seed: Seed of initialization, order and augmentation.
         precision: A Keras dtype policy.
         limit: Train and test on so many images only.
+        size: Side of the square images that the network takes. This and the following
+            settings are the data set's own if they are `None`; of any other data they
+            are measured, and kept with the run.
+        crop: `"padded"`, a random part of the image with a border, as CIFAR's;
+            `"resized"`, a random part of any size and shape, scaled, as ImageNet's; or
+            `"none"`.
+        flip: Whether images are mirrored at random.
+        mean: Mean per channel, for pixel values in [0, 1]: three, or one for grey.
+        std: Standard deviation per channel.
+        classes: Names of the classes in the order of the labels.
+        test_share: Which share of each class to hold out for testing, where the data
+            have no part for that (0.2).
+        storage: `"memory"` or `"disk"`; by default by size.
     """
 
     name: str
@@ -107,11 +131,23 @@ class Recipe:
     seed: int = 0
     precision: str = "float32"
     limit: int | None = None
+    size: int | None = None
+    crop: str | None = None
+    flip: bool | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    test_share: float | None = None
+    storage: str | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), list):
+                # As JSON gives them.
+                object.__setattr__(self, field.name, tuple(value))
             _check_type(field, getattr(self, field.name))
-        one_of("dataset", self.dataset, DATASETS)
+        check_name("dataset", self.dataset)
+        _check_data(self)
         one_of("model", self.model, FAMILIES)
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("optimizer", self.optimizer, OPTIMIZERS)
@@ -133,7 +169,16 @@ class Recipe:
         _check_range(self, "teacher_weight", at_least=0, at_most=1)
         if self.step1_epochs is not None:
             _check_range(self, "step1_epochs", at_least=0)
-        self.network_of("step2")  # It checks the rest.
+        # It checks the rest; of data that are still to be measured with a stand-in.
+        stand_in = DataSettings(
+            size=224,
+            crop="none",
+            flip=False,
+            mean=(0, 0, 0),
+            std=(1, 1, 1),
+            classes=("", ""),
+        )
+        self._network(row_of(self.dataset, self.data_settings.filled(stand_in)))
 
     def epochs_of(self, step: str) -> int:
         """Epochs of `"step1"` or `"step2"`."""
@@ -157,14 +202,49 @@ class Recipe:
     @property
     def network(self) -> NetworkSpec:
         """The network of step 2, with the data set's input and classes."""
-        dataset = DATASETS[self.dataset]
+        return self._network(self.row)
+
+    def _network(self, row: Dataset) -> NetworkSpec:
         settings = {field.name: getattr(self, field.name) for field in _NETWORK}
         return NetworkSpec(
             self.model,
-            input_shape=dataset.input_shape,
-            num_classes=dataset.num_classes,
+            input_shape=row.input_shape,
+            num_classes=row.num_classes,
             **settings,
         )
+
+    @property
+    def data_settings(self) -> DataSettings:
+        """What the recipe says of its images."""
+        return DataSettings(**{f.name: getattr(self, f.name) for f in _DATA})
+
+    @property
+    def row(self) -> Dataset:
+        """What the images are.
+
+        Raises:
+            UserError: If they have to be measured first; see `described_by`.
+        """
+        return row_of(self.dataset, self.data_settings)
+
+    def described_by(self, row: Dataset) -> "Recipe":
+        """The recipe with what has been measured of its images.
+
+        Args:
+            row: The `row` of what `data.load_images` gave.
+
+        Returns:
+            The same recipe, if the data set has a row in `datasets.DATASETS` that says
+            all.
+        """
+        if self.dataset not in DATASETS:
+            settings = self.data_settings.filled(settings_of(row))
+        elif row.classes and not DATASETS[self.dataset].classes:
+            settings = DataSettings(classes=row.classes)
+        else:
+            return self
+        found = dataclasses.asdict(settings).items()
+        return self.replace(**{k: v for k, v in found if v is not None})
 
     def network_of(self, step: str) -> NetworkSpec:
         """The network of `"step1"` or `"step2"`."""
@@ -198,6 +278,10 @@ _NETWORK = [
     for field in dataclasses.fields(Recipe)
     if field.name in {f.name for f in dataclasses.fields(NetworkSpec)} - {"name"}
 ]
+
+
+# Those of the data.
+_DATA = dataclasses.fields(DataSettings)
 
 
 def decay(schedule: str, done: int, total: int) -> float:
@@ -295,6 +379,12 @@ def _check_type(field: dataclasses.Field, value: Any) -> None:
         if isinstance(field.type, types.UnionType)
         else (field.type,)
     )
+    if isinstance(value, tuple) and typing.get_origin(kinds[0]) is tuple:
+        (entry, _), none = typing.get_args(kinds[0]), kinds[1:]
+        for part in value:
+            _check_type(_Entry(f"entries of {field.name}", entry), part)
+        kinds = (tuple, *none)
+    kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
     # An int is accepted for a float, but a bool not for an int.
     accepted = [*kinds, int] if float in kinds else list(kinds)
     is_bool = isinstance(value, bool)
@@ -315,8 +405,47 @@ def _check_type(field: dataclasses.Field, value: Any) -> None:
             )
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """What `_check_type` needs of a field."""
+
+    name: str
+    type: type
+
+
+def checked(settings: DataSettings) -> DataSettings:
+    """The same, if a recipe may say this.
+
+    Raises:
+        UserError: If not.
+    """
+    for field in _DATA:
+        _check_type(field, getattr(settings, field.name))
+    _check_data(settings)
+    return settings
+
+
+def _check_data(recipe: Recipe | DataSettings) -> None:
+    for name, allowed in {"crop": CROPS, "storage": STORAGES}.items():
+        if getattr(recipe, name) is not None:
+            one_of(name, getattr(recipe, name), allowed)
+    if recipe.size is not None:
+        _check_range(recipe, "size", above=0, at_most=4096)
+    if recipe.test_share is not None:
+        _check_range(recipe, "test_share", above=0, below=1)
+    mean, std = recipe.mean, recipe.std
+    numbers = [len(values) for values in (mean, std) if values is not None]
+    if numbers not in ([], [1, 1], [3, 3]) or (std and not min(std) > 0):
+        raise UserError(
+            "`mean` and `std` go together, three numbers each or, for grey images, "
+            "one, and `std` is above 0",
+            got=f"mean={mean}, std={std}",
+            fix="leave out both, to have them measured",
+        )
+
+
 def _check_range(
-    recipe: Recipe,
+    recipe: Recipe | DataSettings,
     name: str,
     above: float | None = None,
     at_least: float | None = None,

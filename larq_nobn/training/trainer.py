@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn.datasets import DATASETS
+from larq_nobn.datasets import Dataset
 from larq_nobn.losses import distribution_loss
 from larq_nobn.models import FusedModel
 from larq_nobn.saving import load_model
@@ -135,13 +135,12 @@ class Trainer(FusedModel):
                 variable.assign(value)
 
 
-def load_teacher(name: str, dataset: str, num_classes: int) -> Teacher:
+def load_teacher(name: str, row: Dataset) -> Teacher:
     """Load a frozen teacher.
 
     Args:
         name: Path of a saved Keras model, or `"keras:NAME"`.
-        dataset: The student's data set, by which its images are normalized.
-        num_classes: The student's number of classes.
+        row: The student's data set, by which its images are normalized.
 
     Returns:
         Function from normalized images to logits.
@@ -150,7 +149,7 @@ def load_teacher(name: str, dataset: str, num_classes: int) -> Teacher:
         UserError: If there is no such teacher, or it has other classes.
     """
     if name.startswith("keras:"):
-        model, prepare = _keras_application(name.removeprefix("keras:"), dataset)
+        model, prepare = _keras_application(name.removeprefix("keras:"), row)
     else:
         if not Path(name).exists():
             raise UserError(
@@ -161,9 +160,9 @@ def load_teacher(name: str, dataset: str, num_classes: int) -> Teacher:
         model, prepare = load_model(name, compile=False), lambda images: images
     model.trainable = False
     classes = model.output_shape[-1]
-    if len(model.output_shape) != 2 or classes != num_classes:
+    if len(model.output_shape) != 2 or classes != row.num_classes:
         raise UserError(
-            f"`teacher` must have the student's {num_classes} classes",
+            f"`teacher` must have the student's {row.num_classes} classes",
             got=f"{name!r} with output shape {model.output_shape}",
             fix="choose a teacher that was trained on the same data set",
         )
@@ -178,7 +177,7 @@ def load_teacher(name: str, dataset: str, num_classes: int) -> Teacher:
     return teacher
 
 
-def _keras_application(name: str, dataset: str):
+def _keras_application(name: str, row: Dataset):
     """A network of keras.applications, and its preprocessing behind our own."""
     build = getattr(tf.keras.applications, name, None)
     if build is None or not name[0].isupper():
@@ -198,7 +197,6 @@ def _keras_application(name: str, dataset: str):
         ) from error
     # build() lives in the module that also holds its preprocess_input.
     module = __import__(build.__module__, fromlist=["preprocess_input"])
-    row = DATASETS[dataset]
     mean, std = np.float32(row.mean), np.float32(row.std)
 
     def prepare(images: tf.Tensor) -> tf.Tensor:

@@ -89,7 +89,7 @@ def train_epoch(model: Trainer, recipe: Recipe, images: data.Images):
             index = tf.slice(order, [step * batch_size], [batch_size])
             seed = tf.stack([recipe.seed * 1_000_003 + epoch, tf.cast(step, tf.int64)])
             x = data.augment(tf.gather(pixels, index), seed, images.row, recipe.padding)
-            x = data.normalize(x, images.name)
+            x = data.normalize(x, images.row)
             y = tf.one_hot(tf.gather(labels, index), classes)
             loss, logits = model.update(x, y)
             losses += tf.cast(loss, tf.float64)
@@ -114,7 +114,7 @@ def test_images(model: Trainer, recipe: Recipe, images: data.Images):
     classes = images.row.num_classes
 
     def test(x, y):
-        x, y = data.normalize(x, images.name), tf.one_hot(y, classes)
+        x, y = data.normalize(x, images.row), tf.one_hot(y, classes)
         logits = model(x, training=False)
         if recipe.flip_test:
             logits = (logits + model(x[:, :, ::-1], training=False)) / 2
@@ -233,8 +233,7 @@ def export(recipe: Recipe, images: data.Images, folder: Path, part_mb: float) ->
     """
     teacher = None
     if recipe.teacher is not None:
-        classes = images.row.num_classes
-        teacher = load_teacher(recipe.teacher, recipe.dataset, classes)
+        teacher = load_teacher(recipe.teacher, images.row)
     (x, y), (test_x, test_y) = images.train, images.test
     steps = len(x) // recipe.batch_size
     programs = _Programs(folder)

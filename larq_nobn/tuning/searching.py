@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from sklearn.exceptions import ConvergenceWarning
 
@@ -19,6 +18,7 @@ from larq_nobn.training import data
 from larq_nobn.training.engine import DivergedError, train
 from larq_nobn.training.folder import HeldFolder
 from larq_nobn.training.recipe import Recipe
+from larq_nobn.training.streamed import StreamedImages
 from larq_nobn.tuning.hypermodel import FatalUserError, keras_tuner
 from larq_nobn.tuning.report import write_report
 from larq_nobn.tuning.row import Row
@@ -96,7 +96,9 @@ def search(
         **{f"range of {name}": text for name, text in space.describe().items()},
     }
     with _SearchFolder(out_path(out), settings, resume) as folder:
-        images = _hold_out(recipe, data_dir)
+        with folder.released_on_error():
+            images = _hold_out(recipe, data_dir)
+        recipe = recipe.described_by(images.row)
         study = _Study(recipe, folder.path, space, images, epochs, verbose)
         tuner = _Tuner(
             study,
@@ -176,21 +178,18 @@ def _oracle(algorithm: str, trials: int | None, epochs: int, seed: int):
     return oracle
 
 
-def _hold_out(recipe: Recipe, data_dir: str | None) -> data.Images:
+def _hold_out(recipe: Recipe, data_dir: str | None) -> data.Images | StreamedImages:
     """The training images, a fifth of them in place of the test images."""
-    images = data.load_images(recipe.dataset, data_dir, recipe.limit)
-    if not isinstance(images, data.Images):
+    settings = recipe.data_settings
+    images = data.load_images(recipe.dataset, data_dir, recipe.limit, settings)
+    if isinstance(images, StreamedImages) and not images.pictures:
         raise UserError(
-            "A search holds its images in memory",
+            "A search holds out a fifth of the training images",
             got=f"dataset={recipe.dataset!r}",
             fix="search on a smaller one, and train the recipe that it finds with "
             "--set dataset=imagenet",
         )
-    x, y = images.train
-    order = np.random.default_rng([recipe.seed, len(x)]).permutation(len(x))
-    held = max(1, round(_HELD_OUT * len(x)))
-    parts = order[held:], order[:held]
-    return data.Images(images.name, *((x[part], y[part]) for part in parts))
+    return images.held_out(_HELD_OUT, [recipe.seed, images.train_size])
 
 
 class _Draw(keras_tuner.HyperModel):
@@ -233,7 +232,7 @@ class _Study:
         recipe: Recipe,
         path: Path,
         space: SearchSpace,
-        images: data.Images,
+        images: data.Images | StreamedImages,
         epochs: int,
         verbose: bool,
     ):
@@ -309,7 +308,7 @@ class _Study:
         leaderboard = self.leaderboard()
         if leaderboard[0].val_top1 is not None:
             self.best = leaderboard[0]
-        held_out = len(self._images.test[0])
+        held_out = self._images.test_size
         write_report(self._path, leaderboard, self._space, self._recipe, held_out)
 
     def _print(self, text: str) -> None:

@@ -190,6 +190,7 @@ def readme(
     latent = "."
     if "full" in card.files:
         latent = f'; `weights="{card.dataset}:full"` asks for the latent ones.'
+    arguments = call_arguments(card).replace("'", '"')
     return f"""# {card.folder_name}
 
 | | |
@@ -199,7 +200,7 @@ def readme(
 ```python
 from larq_nobn import zoo
 
-model = zoo.create_model({call_arguments(card)})
+model = zoo.create_model({arguments})
 images = zoo.preprocess_input(images, model)
 print(zoo.decode_predictions(model.predict(images), dataset=model))
 ```

@@ -4,12 +4,13 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn._errors import UserError, UserTypeError, check_number, one_of
-from larq_nobn.datasets import DATASETS, Dataset, class_names
+from larq_nobn.datasets import DATASETS, Dataset, class_names, class_pairs
 from larq_nobn.weights.card import Card
 
 
 def preprocess_input(
-    images: np.ndarray | tf.Tensor, dataset: str | Card | tf.keras.Model = "imagenet"
+    images: np.ndarray | tf.Tensor,
+    dataset: str | Card | Dataset | tf.keras.Model = "imagenet",
 ) -> np.ndarray | tf.Tensor:
     """Normalize images as in the training of a network of the zoo.
 
@@ -18,7 +19,8 @@ def preprocess_input(
         dataset: What the network was trained on. A model with published weights, or
             its card, says exactly how (A&B BNN, for one, normalizes CIFAR by
             ImageNet's statistics); the name of a dataset, `"imagenet"`, `"cifar10"`,
-            `"cifar100"` or `"digits"`, stands for the usual way.
+            `"cifar100"` or `"digits"`, stands for the usual way. Of other data the
+            recipe of the training has it in `recipe.row`.
 
     Returns:
         An array (for an array) or a tensor, float32, of the same shape.
@@ -98,7 +100,7 @@ def _check_pixels(images: np.ndarray) -> None:
 def decode_predictions(
     predictions: np.ndarray,
     top: int = 5,
-    dataset: str | Card | tf.keras.Model = "imagenet",
+    dataset: str | Card | Dataset | tf.keras.Model = "imagenet",
 ) -> list[list[tuple[str, str, float]]]:
     """Name the most probable classes.
 
@@ -117,7 +119,12 @@ def decode_predictions(
     """
     check_number("top", top, "5 is usual", kind=int)
     description = _description(dataset)
-    named = class_names(dataset) if isinstance(dataset, str) else description.classes
+    if isinstance(dataset, str):
+        named = class_names(dataset)
+    elif isinstance(description, Dataset):
+        named = class_pairs(description.classes)
+    else:
+        named = description.classes
     predictions = np.asarray(predictions)
     if predictions.ndim != 2 or predictions.shape[1] != len(named):
         raise UserError(
@@ -139,9 +146,9 @@ def decode_predictions(
     ]
 
 
-def _description(dataset: str | Card | tf.keras.Model) -> Dataset | Card:
+def _description(dataset: str | Card | Dataset | tf.keras.Model) -> Dataset | Card:
     """Where mean, standard deviation and classes stand."""
-    if isinstance(dataset, Card):
+    if isinstance(dataset, Card | Dataset):
         return dataset
     if not isinstance(dataset, tf.keras.Model):
         one_of("dataset", dataset, DATASETS, "pass one of these, or the model")
@@ -157,5 +164,7 @@ def _description(dataset: str | Card | tf.keras.Model) -> Dataset | Card:
     return card
 
 
-def _name(dataset: str | Card | tf.keras.Model) -> str:
+def _name(dataset: str | Card | Dataset | tf.keras.Model) -> str:
+    if isinstance(dataset, Dataset):
+        return "the recipe's data"
     return dataset if isinstance(dataset, str) else _description(dataset).dataset

@@ -16,6 +16,7 @@ import tensorflow as tf
 import larq_nobn
 from larq_nobn import UserError, zoo
 from larq_nobn.cli import main
+from larq_nobn.datasets import DATASETS
 from larq_nobn.networks import FAMILIES, ResNet
 from larq_nobn.saving import load_model
 from larq_nobn.training import data, engine, load_recipe, publish_run, train
@@ -407,7 +408,7 @@ def test_teacher_with_other_classes(tmp_path, recipe):
         path
     )
     with pytest.raises(UserError, match=r"10 classes. Received: .*\(None, 7\)"):
-        load_teacher(str(path), "digits", 10)
+        load_teacher(str(path), DATASETS["digits"])
 
 
 @pytest.mark.parametrize(
@@ -419,7 +420,7 @@ def test_teacher_with_other_classes(tmp_path, recipe):
 )
 def test_missing_teacher(name, message):
     with pytest.raises(UserError, match=message):
-        load_teacher(name, "imagenet", 1000)
+        load_teacher(name, DATASETS["imagenet"])
 
 
 class TestCheckpoint:

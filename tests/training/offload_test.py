@@ -362,7 +362,7 @@ def test_every_field_of_a_recipe_has_its_place():
         "teacher_weight ema padding flip_test precision seed"
     )
     runner = "epochs step1_epochs learning_rate schedule warmup_epochs"
-    images = "dataset limit"
+    images = "dataset limit size crop flip mean std classes test_share storage"
     start = "weights"
     refused = "mixup cutmix"
     fields = " ".join(

@@ -66,6 +66,7 @@ def run(finished, tmp_path):
 @pytest.mark.slow
 def test_publish(run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "zoo"
+    edit(run, lambda r: r["settings"].update(weights="/home/me/first.keras"))
     assert main(["publish", str(run), "--out", str(out)]) == 0
     result = json.loads((run / "result.json").read_text())
     card = read_card(out / FOLDER / "card.json")
@@ -73,6 +74,8 @@ def test_publish(run, tmp_path, monkeypatch, capsys):
     assert card.recipe["top1_step1"] == result["top1"]["step1"]
     assert card.recipe["name"] == "tiny"
     assert card.recipe["seed"] == 7
+    # Not where it lay.
+    assert card.recipe["weights"] == "first.keras"
     assert card.recipe["epochs_step2"] == 1
     assert card.recipe["learning_rate"] == RECIPE.learning_rate
     assert card.versions["tensorflow"] == result["versions"]["tensorflow"]

@@ -118,7 +118,7 @@ def test_precision_is_the_recipes(
     assert programs["step2"]["convolutions"] == {kind: 8}
 
     history, weights = trained(tmp_path, "--epochs", "1")
-    teacher = load_teacher(file, "digits", 10)
+    teacher = load_teacher(file, DATASETS["digits"])
     model = build_trainer(recipe, "step2", teacher)
     for epoch, row in enumerate(history["step2"]):
         pictures = plain(recipe, images, epoch)
@@ -205,7 +205,7 @@ def cropped_by_numpy(pictures, offsets, mirrors, pad):
 
 
 @jax_environments.needs_older
-def test_a_whole_training_equals_keras(recipe, images, tmp_path, monkeypatch):
+def test_a_whole_training_equals_keras(recipe, images, tmp_path):
     """Both steps in float64, with what a recipe can ask for besides a teacher.
 
     The pictures that Keras trains on are cropped in NumPy, from the numbers that the
@@ -213,7 +213,7 @@ def test_a_whole_training_equals_keras(recipe, images, tmp_path, monkeypatch):
     """
     set_precision("float64")
     source = dataclasses.replace(images.row, crop_padding=1, flip=True)
-    monkeypatch.setitem(DATASETS, "digits", source)
+    images = dataclasses.replace(images, row=source)
     recipe = recipe.replace(
         precision="float64",
         step1_epochs=3,
