@@ -196,7 +196,7 @@ def _export(args) -> None:
             f"{found.model:.2f} %, file {found.file:.2f} %"
         )
     write_atomically(args.out, content)
-    print(f"{args.out}:\n{report(content).summary()}")
+    print(f"{args.out}:\n{report(content, model).summary()}")
     if args.header is not None:
         name = "".join(c if c.isascii() and c.isalnum() else "_" for c in args.out.stem)
         header = c_header(content, f"model_{name}" if name[0].isdigit() else name)

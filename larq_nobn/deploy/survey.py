@@ -180,6 +180,8 @@ def randomize(model: tf.keras.Model, seed: int = 0) -> None:
     """
     random = np.random.default_rng(seed)
     for variable in model.weights:
+        if not variable.dtype.is_floating:
+            continue
         n = random.standard_normal(variable.shape)
         kind = variable.name.split("/")[-1].split(":")[0]
         if kind == "kernel":
