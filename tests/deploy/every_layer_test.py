@@ -4,10 +4,12 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from deploying import images_for, relative
+from deploying import functional, images_for, relative
 
-from larq_nobn import layers
+from larq_nobn import deploy, layers
+from larq_nobn._keras2 import named_calls_of
 from larq_nobn.deploy import FoldedModel
+from larq_nobn.deploy.rules import registered
 from larq_nobn.deploy.survey import randomize
 
 keras = tf.keras.layers
@@ -280,7 +282,7 @@ def test_folded_in_float64(name, shape, make):
     model = surrounded(make, shape)
     images = images_for(model, 2)
     call = tf.function(model, jit_compile=True) if name == "image: grouped" else model
-    expected = tf.nest.flatten(call(images))
+    expected = tf.nest.flatten(call(images, training=False))
     for target in ("arm", "xcore"):
         folded = FoldedModel(model, target)
         results = tf.nest.flatten(folded(images))
@@ -289,3 +291,74 @@ def test_folded_in_float64(name, shape, make):
             assert relative(result, y) < (1e-6 if name in SINGLE else 1e-12)
         assert folded.failures() == []
         assert len(folded.binary_layers) == (name in BINARY_CASES), folded.float_layers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", deploy.TARGETS)
+def test_converted(target):
+    """One file of three inputs, with an output for each layer."""
+    inputs = [tf.keras.Input(s) for s in (IMAGE, ROW, FLAT)]
+    shifted = {x.shape[1:]: layers.LearnableBias()(x) for x in inputs}
+    names = [name for name in NAMES if "grouped" not in name]
+    outputs = [make()(shifted[s]) for name, s, make in CASES if name in names]
+    turning = layers.QuantConv2D(4, 3, strides=2, padding="symmetric", **BINARY)
+    model = tf.keras.Model(inputs, [*outputs, turning(inputs[0])])
+    randomize(model)
+    arrays = [
+        images_for(tf.keras.Model(x, x), 3, seed) for seed, x in enumerate(inputs)
+    ]
+    content = deploy.convert(model, target)
+    results = deploy.Runner(content).predict_all(arrays)
+    expected = model(arrays, training=False)
+    for name, result, y in zip([*names, "turning"], results, expected, strict=True):
+        assert result.shape == y.shape, name
+        assert relative(result, y) < 5e-6, name
+    found = deploy.report(content, model)
+    count = len(BINARY_CASES) + 1
+    assert found.binary_convolutions == (0 if target == "tflite" else count)
+    assert len(found.float_layers) == 4
+    result = deploy.check(model, content, arrays)
+    assert result.unexplained == 0, str(result)
+    assert result.agreement == 1
+    assert deploy.can_convert(model, target) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", deploy.TARGETS)
+def test_groups(target):
+    """Keras runs groups on a CPU only if compiled."""
+    model = functional(
+        layers.LearnableBias(),
+        lq.layers.QuantConv2D(
+            8, 3, 2, "same", groups=2, **BINARY, pad_values=1.0, use_bias=False
+        ),
+        keras.Conv2D(6, 3, groups=2, padding="same"),
+    )
+    images = images_for(model)
+    content = deploy.convert(model, target)
+    expected = tf.function(model, jit_compile=True)(images)
+    assert relative(deploy.Runner(content).predict(images), expected) < 1e-6
+    expected = 0 if target == "tflite" else 2
+    assert deploy.report(content).binary_convolutions == expected
+
+
+def test_every_rewrite_is_in_a_case():
+    """And none is there that no case needs."""
+    made = [layers.Scale(2.0), layers.ScaledAdd(0.5), layers.ChannelAffine()]
+    made += [
+        layers.RPReLU(),
+        layers.LearnableBias(),
+        layers.SymmetricMaxPooling2D(3),
+        keras.PReLU(),
+    ]
+    made += [keras.AveragePooling2D(), keras.MaxPooling2D(), keras.BatchNormalization()]
+    tested = {type(layer) for layer in made}
+    for _, shape, make in CASES:
+        for _, call in named_calls_of(functional(make(), shape=shape)):
+            tested.add(type(call.layer))
+    missing = [
+        function.__name__
+        for function, classes in registered().items()
+        if not tested & {*classes}
+    ]
+    assert missing == []
