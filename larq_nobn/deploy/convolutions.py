@@ -214,8 +214,7 @@ def _real(
 ) -> Value:
     pad_value = pad_value_of(layer)
     x, scale, offset = taken_in(value, window, pad_value)
-    if np.any(offset):
-        offset = kernel.sum((0, 1)).T @ np.broadcast_to(offset, kernel.shape[2:3])
+    offset = kernel.sum((0, 1)).T @ np.broadcast_to(offset, kernel.shape[2:3])
     kernel = kernel * np.reshape(scale, (-1, 1))
     native = None if pad_value else window.native
     x = x if native else window.pad(x, pad_value)
