@@ -207,12 +207,24 @@ def _export(args) -> None:
 def _check(args, model, content: bytes) -> None:
     from larq_nobn.deploy.checking import check, ensure_explained
 
-    for what, images in _images(args, model.inputs[0].shape[1:], _real_images(args)):
+    for what, images in _inputs(args, model):
         result = check(model, content, images, progress=True)
         print(f"{what}: {result}")
         # Rounded weights deviate by design; --accuracy measures their cost.
         if args.float_weights == "float32":
             ensure_explained(result)
+
+
+def _inputs(args, model):
+    """Yield what to check on: images, or random numbers for each of several inputs."""
+    import numpy as np
+
+    if len(model.inputs) == 1:
+        yield from _images(args, model.inputs[0].shape[1:], _real_images(args))
+        return
+    random = np.random.default_rng(0)
+    sizes = [(args.check, *x.shape[1:]) for x in model.inputs]
+    yield "random inputs", [random.standard_normal(n, np.float32) for n in sizes]
 
 
 def _images(args, shape, real):

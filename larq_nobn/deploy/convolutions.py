@@ -313,7 +313,7 @@ def _padded_sign(
     if not fill or (fill == 1 and window.native):
         # The converter expects one-padding behind the sign in place of `same`.
         return window.pad(sign(value, context), fill), "VALID"
-    return where_not_negative(window.pad(value.of_same_sign(), fill)), "VALID"
+    return where_not_negative(window.pad(value.of_same_sign(), fill), context), "VALID"
 
 
 def _response_to_border(window: Window, kernel: np.ndarray) -> np.ndarray:

@@ -91,10 +91,14 @@ def before_sign(layer: Layer, value: Value) -> Value:
 def sign(value: Value, context: Context) -> tf.Tensor:
     """Return the tensor of a value's signs, which all who ask for it share."""
     if value not in context.signs:
-        context.signs[value] = where_not_negative(value.of_same_sign())
+        context.signs[value] = where_not_negative(value.of_same_sign(), context)
     return context.signs[value]
 
 
-def where_not_negative(x: tf.Tensor) -> tf.Tensor:
-    """Return signs in the form that Larq Compute Engine knows."""
-    return tf.where(x >= 0, tf.ones_like(x), -tf.ones_like(x))
+def where_not_negative(x: tf.Tensor, context: Context) -> tf.Tensor:
+    """Return signs, in the form that Larq Compute Engine knows for its targets."""
+    if context.target.binary:
+        return tf.where(x >= 0, tf.ones_like(x), -tf.ones_like(x))
+    # Numbers make it SELECT_V2, the one that TensorFlow Lite Micro has.
+    one = tf.ones([], x.dtype)
+    return tf.where(x >= 0, one, -one)
