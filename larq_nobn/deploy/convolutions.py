@@ -185,7 +185,7 @@ def weight(layer: Layer, name: str) -> np.ndarray:
 
 def pad_value_of(layer: Layer) -> float:
     """Return what a layer pads with."""
-    return float(layer.get_config().get("pad_values", 0.0))
+    return float(getattr(layer, "pad_values", 0.0))
 
 
 def _why_not_binary(layer: Layer, kernel: np.ndarray) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from larq_nobn.layers import SymmetricMaxPooling2D
+from larq_nobn.layers import QuantConv2D, SymmetricMaxPooling2D
 
 Border = tuple[int, int]
 
@@ -118,7 +118,9 @@ def padding_of(layer: tf.keras.layers.Layer) -> str:
     """Return `"valid"`, `"same"`, `"symmetric"` or `"causal"`."""
     if isinstance(layer, SymmetricMaxPooling2D):
         return "symmetric"
-    return layer.get_config()["padding"]
+    if isinstance(layer, QuantConv2D):
+        return layer.get_config()["padding"]
+    return layer.padding
 
 
 def _count(size: int, kernel: int, stride: int, dilation: int, padding: str) -> int:

@@ -23,8 +23,8 @@ NETWORKS = {
     literature.XNORNet: (224, 6),
     literature.DoReFaNet: (128, 0),
     sota.QuickNet: (64, 16),
-    sota.QuickNetSmall: (64, 12),
-    sota.QuickNetLarge: (64, 24),
+    sota.QuickNetSmall: (64, 16),
+    sota.QuickNetLarge: (64, 32),
 }
 # One with each kind of layer: others take minutes and show nothing else.
 CONVERTED = {
