@@ -17,8 +17,6 @@ Numbers = np.ndarray | float
 Emit = Callable[[Numbers, Numbers], tf.Tensor]
 # More than any binary convolution adds up to; float32 has halves up to twice it.
 _MANY = 2.0**21
-# Of a product of two factors in float32, relative.
-_ROUNDING = 2.0**-22
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +81,7 @@ class Value:
             return self.up_to_scale()[0]
         scale = np.asarray(self.scale, np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
-            steps = self.offset / np.abs(scale)
-            # In float32 the model's sum is 0 where a shift is minus one of the sums, as
-            # in networks whose batch norm was removed.
-            steps = np.floor(steps + _ROUNDING * np.abs(steps))
+            steps = np.floor(self.offset / np.abs(scale))
         never_or_always = np.where(np.less(self.offset, 0), -_MANY, _MANY)
         steps = np.where(scale == 0, never_or_always, np.clip(steps, -_MANY, _MANY))
         return self.emit(np.sign(scale), steps + 0.5)
