@@ -146,6 +146,27 @@ def arguments_of(call: Call, values: dict[int, object]) -> tuple[tuple, dict]:
     return call.node.map_arguments(stacks)
 
 
+def named_calls_of(
+    model: tf.keras.Model, outer: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Call]]:
+    """Go through a functional model's calls and those of the models inside of it.
+
+    Args:
+        model: The model.
+        outer: Names of the models that it is inside of.
+
+    Yields:
+        Names such as `("encoder", "conv")`, and calls; those of inner models in place
+        of the models' own.
+    """
+    for call in calls_of(model):
+        path = (*outer, call.layer.name)
+        if is_functional(call.layer):
+            yield from named_calls_of(call.layer, path)
+        else:
+            yield path, call
+
+
 def is_functional(model: object) -> bool:
     """Whether it is a functional model, or a Sequential one with a known input."""
     return bool(getattr(model, "_is_graph_network", False))
@@ -264,3 +285,9 @@ class OuterOptimizer(tf.keras.optimizers.Optimizer):
 
 
 check_environment()
+
+# What `x * 2 + 1` and `x[:, 1:]` become in a functional model.
+_operators = importlib.import_module(
+    f"{tf.keras.layers.Layer.__module__.partition('.')[0]}.src.layers.core.tf_op_layer"
+)
+TFOpLambda, SlicingOpLambda = _operators.TFOpLambda, _operators.SlicingOpLambda

@@ -195,7 +195,7 @@ def _export(args) -> None:
             f"{found.model:.2f} %, file {found.file:.2f} %"
         )
     write_atomically(args.out, content)
-    print(f"{args.out}:\n{report(content).summary()}")
+    print(f"{args.out}:\n{report(content, model).summary()}")
     if args.header is not None:
         name = "".join(c if c.isascii() and c.isalnum() else "_" for c in args.out.stem)
         header = c_header(content, f"model_{name}" if name[0].isdigit() else name)
@@ -206,12 +206,24 @@ def _export(args) -> None:
 def _check(args, model, content: bytes, real) -> None:
     from larq_nobn.deploy.checking import check, ensure_explained
 
-    for what, images in _images(args, model.inputs[0].shape[1:], real):
+    for what, images in _inputs(args, model, real):
         result = check(model, content, images, progress=True)
         print(f"{what}: {result}")
         # Rounded weights deviate by design; --accuracy measures their cost.
         if args.float_weights == "float32":
             ensure_explained(result)
+
+
+def _inputs(args, model, real):
+    """Yield what to check on: images, or random numbers for each of several inputs."""
+    import numpy as np
+
+    if len(model.inputs) == 1:
+        yield from _images(args, model.inputs[0].shape[1:], real)
+        return
+    random = np.random.default_rng(0)
+    sizes = [(args.check, *x.shape[1:]) for x in model.inputs]
+    yield "random inputs", [random.standard_normal(n, np.float32) for n in sizes]
 
 
 def _images(args, shape, real):

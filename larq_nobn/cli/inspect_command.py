@@ -25,6 +25,11 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--target", default="arm", help="for a model: arm, xcore or tflite"
     )
+    parser.add_argument(
+        "--allow-float",
+        action="store_true",
+        help="for a model: let layers that should be binary stay float",
+    )
 
 
 def run(args) -> None:
@@ -39,7 +44,9 @@ def run(args) -> None:
     path = Path(args.file)
     if path.is_dir() or not path.is_file() or path.suffix in _MODELS:
         model = _model_argument.open_model(args.file, args.unsafe)
-        found = report(convert(model, args.target))
+        _check(model, args)
+        content = convert(model, args.target, allow_float=args.allow_float)
+        found = report(content, model)
         before = blocks_before(model)
     else:
         model, found = None, report(path.read_bytes())
@@ -56,3 +63,20 @@ def run(args) -> None:
     if args.png is not None:
         plot(found, args.png, title=path.stem)
         print(f"{args.png}: the same as a picture")
+
+
+def _check(model, args) -> None:
+    """Show all that cannot be exported, where `convert` would stop at the first."""
+    from larq_nobn._errors import UserError
+    from larq_nobn.deploy import can_convert
+
+    failures = can_convert(model, args.target, allow_float=args.allow_float)
+    if not failures:
+        return
+    for layer, reason in failures:
+        print(f"{layer}: {reason}")
+    raise UserError(
+        "Every layer must be one that can be exported",
+        got=", ".join(layer for layer, _ in failures),
+        fix="see the reasons above",
+    )

@@ -213,7 +213,7 @@ def _quicknet(model: tf.keras.Model) -> bytes:
     )
     return convert_function(
         lambda image: quicknet(image, training=False),
-        tuple(model.inputs[0].shape[1:]),
+        [tuple(model.inputs[0].shape[1:])],
         get_target("arm"),
         quicknet.variables,
     )

@@ -1,18 +1,26 @@
 """Does an exported file compute what the model computes? Signs, logits, classes."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import larq as lq
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from larq_nobn._errors import UserError
-from larq_nobn._keras2 import calls_of
+from larq_nobn._keras2 import (
+    Call,
+    arguments_of,
+    calls_of,
+    is_functional,
+    run_functional,
+)
 from larq_nobn.deploy.flatbuffer import Flatbuffer, Operator
 from larq_nobn.deploy.folded_model import check_model
-from larq_nobn.deploy.rules import scope_name
-from larq_nobn.deploy.runtime import Runner, check_images
+from larq_nobn.deploy.rules import names_of
+from larq_nobn.deploy.runtime import Runner, check_inputs
 
 # A logit may deviate by this much of the largest logit before it has to be explained,
 # by a flipped sign or by this much of the numbers that cancel in it.
@@ -104,7 +112,7 @@ class Check:
 def check(
     model: tf.keras.Model,
     content: bytes,
-    images: np.ndarray,
+    images: np.ndarray | Sequence[np.ndarray],
     progress: bool = False,
 ) -> Check:
     """Compare a file with the model that it was exported from, image by image.
@@ -116,7 +124,8 @@ def check(
     Args:
         model: The model.
         content: The file, from `convert`.
-        images: Preprocessed images of shape `(count, height, width, channels)`.
+        images: Preprocessed images of shape `(count, height, width, channels)`; a list
+            of arrays, if the model has several inputs.
         progress: Whether to show how far it is.
 
     Returns:
@@ -129,20 +138,25 @@ def check(
         >>> print(check(model, convert(model), images))
     """
     check_model(model)
-    images = check_images(images, model.inputs[0].shape[1:])
+    arrays = check_inputs(images, [tuple(x.shape[1:]) for x in model.inputs])
     ours = _traced_file(model, content)
     theirs = _TracedModel(model, ours.layers)
     tally = Tally(ours.layers)
-    starts = range(0, len(images), 8)
+    starts = range(0, len(arrays[0]), 8)
     for start in tqdm(
         starts, "batches of 8", disable=None if progress else True, leave=False
     ):
-        batch = images[start : start + 8]
+        batch = [x[start : start + 8] for x in arrays]
         logits, sizes, inputs = theirs.run(batch)
-        for i in range(len(batch)):
-            our_logits, our_inputs = ours.run(batch[i : i + 1])
+        for i in range(len(batch[0])):
+            our_logits, our_inputs = ours.run([x[i : i + 1] for x in batch])
             their_inputs = [x[i] for x in inputs]
-            tally.add(our_logits, logits[i], sizes[i], our_inputs, their_inputs)
+            their_logits, of_image = [y[i] for y in logits], [x[i] for x in sizes]
+            our_inputs = [
+                a.reshape(b.shape)
+                for a, b in zip(our_inputs, their_inputs, strict=True)
+            ]
+            tally.add_all(our_logits, their_logits, of_image, our_inputs, their_inputs)
     return tally.result()
 
 
@@ -167,56 +181,117 @@ class _TracedModel:
     """A Keras model that also returns what goes into its signs."""
 
     def __init__(self, model: tf.keras.Model, names: list[str]):
-        inputs, quantizers = {}, {}
-        logits = model.outputs[0]
-        for call in calls_of(model):
-            layer, tensors = call.layer, call.inputs
-            if scope_name(layer) in names:
-                inputs[scope_name(layer)] = tensors[0]
-                quantizers[scope_name(layer)] = layer.input_quantizer
-            if call.outputs[0] is logits and _is_activation(layer):
-                logits = tensors[0]
-                break
-        producers = {id(call.outputs[0]): call for call in calls_of(model)}
-        classifier = producers[id(logits)]
-        self._dense = None
-        if isinstance(classifier.layer, tf.keras.layers.Dense):
-            self._dense = classifier.layer
-        outputs = [logits, classifier.inputs[0], *map(inputs.get, names)]
-        self._model = tf.keras.Model(model.inputs, outputs)
-        self._biases = [getattr(quantizers[name], "bias", 0.0) for name in names]
+        self._model, self._names = model, names
+        self._names_of = names_of(model)
 
     def run(
-        self, images: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        self, images: list[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Return logits, the sums of the sizes of their summands, and sign inputs."""
-        logits, features, *inputs = self._model(images, training=False)
-        sizes = tf.abs(logits)
-        if self._dense is not None:
-            sizes = tf.abs(features) @ tf.abs(self._dense.kernel)
-        pairs = zip(inputs, self._biases, strict=True)
-        return logits.numpy(), sizes.numpy(), [(x + bias).numpy() for x, bias in pairs]
+        signs: dict[str, tf.Tensor] = {}
+        # By the tensors' `id`: how they came to be.
+        calls: dict[int, tuple] = {}
+        # What signs that are layers of their own are signs of.
+        before: dict[int, tf.Tensor] = {}
+
+        def compute(call: Call, tensors: dict):
+            layer = call.layer
+            arguments, named = arguments_of(call, tensors)
+            if is_functional(layer):
+                return run_functional(layer, arguments[0], compute)
+            inputs = [tensors[id(x)] for x in call.inputs]
+            name = self._names_of[id(layer)]
+            if name in self._names:
+                signs[name] = _sign_input(layer, inputs[0], before)
+            if "training" in inspect.signature(layer.call).parameters:
+                # Keras's augmentation would take it for granted.
+                named = {**named, "training": False}
+            outputs = layer(*arguments, **named)
+            for y in tf.nest.flatten(outputs):
+                # With the tensor, lest another gets its `id`.
+                calls[id(y)] = (layer, inputs[0], y)
+                if isinstance(layer, lq.quantizers.Quantizer):
+                    before[id(y)] = _sign_input(layer, inputs[0], before)
+                elif id(inputs[0]) in before and np.array_equal(y, inputs[0]):
+                    before[id(y)] = before[id(inputs[0])]
+            return outputs
+
+        tensors = [tf.convert_to_tensor(x) for x in images]
+        logits, sizes = [], []
+        for y in tf.nest.flatten(run_functional(self._model, tensors, compute)):
+            y, size = _logits(y, calls)
+            logits.append(y.numpy())
+            sizes.append(size.numpy())
+        return logits, sizes, [signs[name].numpy() for name in self._names]
 
 
-def _is_activation(layer: tf.keras.layers.Layer) -> bool:
+def _logits(y: tf.Tensor, calls: dict[int, tuple]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return what an output is the softmax of, and the sums of its summands' sizes."""
+    layer, x, _ = calls.get(id(y), (None, y, y))
+    if layer is not None and _is_squashing(layer) and not _is_dense(layer):
+        y = x
+        layer, x, _ = calls.get(id(y), (None, y, y))
+    if not _is_dense(layer):
+        return y, tf.abs(y)
+    if _is_squashing(layer):
+        y = x @ layer.kernel + (layer.bias if layer.use_bias else 0.0)
+    return y, tf.abs(x) @ tf.abs(layer.kernel)
+
+
+def _is_dense(layer: tf.keras.layers.Layer | None) -> bool:
+    if type(layer) is not tf.keras.layers.Dense:
+        return False
+    return _is_squashing(layer) or layer.activation is tf.keras.activations.linear
+
+
+def _sign_input(
+    layer: tf.keras.layers.Layer, x: tf.Tensor, before: dict[int, tf.Tensor]
+) -> tf.Tensor:
+    quantizer = getattr(layer, "input_quantizer", None)
+    if isinstance(layer, lq.quantizers.Quantizer):
+        quantizer = layer
+    if quantizer is None:
+        return before[id(x)]
+    return x + getattr(quantizer, "bias", 0.0)
+
+
+def _is_squashing(layer: tf.keras.layers.Layer) -> bool:
+    """Whether a layer ends in a softmax or sigmoid, which is compared without it."""
     function = getattr(layer, "activation", None)
     squashing = (tf.keras.activations.softmax, tf.keras.activations.sigmoid)
-    kinds = (tf.keras.layers.Activation, tf.keras.layers.Softmax)
-    return isinstance(layer, kinds) and (function in squashing or function is None)
+    if type(layer) is tf.keras.layers.Softmax:
+        return True
+    kinds = (tf.keras.layers.Activation, tf.keras.layers.Dense)
+    return type(layer) in kinds and function in squashing
+
+
+def _last_layer(model: tf.keras.Model, tensor: tf.Tensor) -> tf.keras.layers.Layer:
+    """Return the layer that an output of a model comes from."""
+    for call in calls_of(model):
+        for i, y in enumerate(call.outputs):
+            if y is tensor:
+                if is_functional(call.layer):
+                    return _last_layer(call.layer, call.layer.outputs[i])
+                return call.layer
+    return None
 
 
 class _TracedFile:
     """A file whose outputs are the logits and what goes into its signs."""
 
-    def __init__(self, content: bytes, layers: list[str], turned: bool):
+    def __init__(self, content: bytes, layers: list[str], turned: bool, count: int):
         self.layers = layers
         self._runner = Runner(content)
         self._turned = turned
+        self._count = count
 
-    def run(self, image: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        logits, *inputs = (output[0] for output in self._runner.run(image))
+    def run(
+        self, images: list[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        outputs = [output[0] for output in self._runner.run(images)]
+        logits, inputs = outputs[: self._count], outputs[self._count :]
         if self._turned:
-            inputs = [x[::-1, ::-1] for x in inputs]
+            inputs = [x[::-1, ::-1] if x.ndim == 3 else x for x in inputs]
         return logits, inputs
 
 
@@ -224,14 +299,20 @@ def _traced_file(model: tf.keras.Model, content: bytes) -> _TracedFile:
     file = Flatbuffer(content)
     operators = file.operators()
     producers = {out.index: op for op in operators for out in op.outputs}
-    known = {scope_name(call.layer) for call in calls_of(model)}
+    known = set(names_of(model).values())
     signs = dict(_sign_inputs(operators, producers, known))
-    logits = file.outputs[0].index
-    if operators[-1].kind in _ACTIVATIONS:
-        logits = operators[-1].inputs[0].index
-    turned = any(op.kind == "REVERSE_V2" for op in operators)
-    traced = file.with_outputs([logits, *signs.values()])
-    return _TracedFile(traced, list(signs), turned)
+    logits = []
+    for y, reference in zip(file.outputs, model.outputs, strict=True):
+        is_squashed = _is_squashing(_last_layer(model, reference))
+        if is_squashed and producers[y.index].kind in _ACTIVATIONS:
+            y = producers[y.index].inputs[0]
+        logits.append(y.index)
+    # Images are turned outside of all layers.
+    turned = any(
+        op.kind == "REVERSE_V2" and not op.outputs[0].scopes for op in operators
+    )
+    traced = file.with_outputs([*logits, *signs.values()])
+    return _TracedFile(traced, list(signs), turned, len(logits))
 
 
 def _sign_inputs(
@@ -241,12 +322,19 @@ def _sign_inputs(
     for op in operators:
         if op.kind not in _SIGNS:
             continue
-        x = op.inputs[0].index
-        while x in producers and producers[x].kind in ("PAD", "PADV2", "STRIDED_SLICE"):
-            x = producers[x].inputs[0].index
         names = [name for name in op.outputs[0].scopes if name in known]
+        x = op.inputs[0].index
+        while x in producers and _is_passed(producers[x], names):
+            x = producers[x].inputs[0].index
         if names:
             yield names[0], x
+
+
+def _is_passed(op: Operator, names: list[str]) -> bool:
+    """Whether an operator only moves what a layer with these names takes signs of."""
+    if op.kind == "RESHAPE":
+        return any(name in names for name in op.outputs[0].scopes)
+    return op.kind in ("PAD", "PADV2", "STRIDED_SLICE", "SLICE")
 
 
 class Tally:
@@ -274,6 +362,10 @@ class Tally:
             our_inputs: Our inputs of each layer's signs.
             their_inputs: Theirs.
         """
+        self.add_all([ours], [theirs], [sizes], our_inputs, their_inputs)
+
+    def add_all(self, ours, theirs, sizes, our_inputs, their_inputs) -> None:
+        """The same for several outputs: lists of logits and of sizes."""
         flips = [
             (a >= 0) != (b >= 0) for a, b in zip(our_inputs, their_inputs, strict=True)
         ]
@@ -286,14 +378,19 @@ class Tally:
             x = their_inputs[first]
             relative = np.abs(x[flips[first]]).max() / np.sqrt(np.mean(x**2))
             self._largest[first] = max(self._largest[first], relative)
-        largest = max(np.abs(theirs).max(), np.finfo(np.float32).tiny)
-        deviation = np.abs(ours - theirs).max() / largest
-        self._deviations.append(deviation)
-        self._agreeing += ours.argmax() == theirs.argmax()
         on_rounding = first is not None and relative <= ROUNDING
-        tolerance = TOLERANCE * max(1.0, sizes.max() / largest)
-        # Negated, so that NaN counts as a deviation.
-        self._unexplained += not (deviation <= tolerance or on_rounding)
+        deviations, is_fine = [], True
+        for a, b, size in zip(ours, theirs, sizes, strict=True):
+            largest = max(np.abs(b).max(), np.finfo(np.float32).tiny)
+            deviations.append(np.abs(a - b).max() / largest)
+            tolerance = TOLERANCE * max(1.0, size.max() / largest)
+            # So that NaN counts as a deviation.
+            is_fine = is_fine and bool(deviations[-1] <= tolerance)
+        self._deviations.append(max(deviations))
+        self._agreeing += all(
+            a.argmax() == b.argmax() for a, b in zip(ours, theirs, strict=True)
+        )
+        self._unexplained += not (is_fine or on_rounding)
 
     def result(self) -> Check:
         """The figures."""

@@ -33,8 +33,8 @@ def convert(
     error instead. Compare with the model by `larq_nobn.deploy.check`.
 
     Args:
-        model: A functional model of the zoo's layers, from images of a fixed size, in
-            float32; built with binary activations and binary weights.
+        model: A functional model of layers that the export knows, from inputs of fixed
+            sizes, in float32; `can_convert` says beforehand what it does not know.
         target: `"arm"` (64-bit Arm, also what runs on x86), `"xcore"`, or `"tflite"`
             for devices without Larq Compute Engine.
         float_weights: How the kernels of float layers (stem, downsampling, classifier)
@@ -55,23 +55,24 @@ def convert(
     one_of("float_weights", float_weights, FLOAT_WEIGHTS)
     folded = FoldedModel(model, target, allow_float)
     check_float32(model)
-    content = convert_function(folded, folded.image_shape, folded.target)
+    content = convert_function(folded.run_listed, folded.input_shapes, folded.target)
     if folded.target.binary:
         _check_binary_layers(folded, content)
     return compact(content, float_weights)
 
 
 def convert_function(
-    function: Callable[[tf.Tensor], tf.Tensor],
-    image_shape: tuple[int, ...],
+    function: Callable,
+    shapes: Sequence[tuple[int, ...]],
     target: Target,
     variables: Sequence[tf.Variable] = (),
 ) -> bytes:
     """Convert what TensorFlow can trace, for one image at a time, as it is.
 
     Args:
-        function: Maps a batch of images to one output.
-        image_shape: `(height, width, channels)`.
+        function: Maps a batch per input to one output, or a list of them.
+        shapes: The inputs' shapes without the batch axis, such as `(height, width,
+            channels)`.
         target: What to convert it for.
         variables: The variables that it reads.
 
@@ -82,12 +83,18 @@ def convert_function(
         UserError: If Larq Compute Engine is needed and missing, or TFLite has no
             operator for something.
     """
-    image = tf.TensorSpec((1, *image_shape), tf.float32, name="image")
+    names = [f"image_{i:03d}" for i in range(len(shapes))] if shapes[1:] else ["image"]
+    specs = [
+        tf.TensorSpec((1, *shape), tf.float32, name=name)
+        for shape, name in zip(shapes, names, strict=True)
+    ]
     module = tf.Module()
-    module.variables_read = list(variables)
     module.serve = tf.function(
-        lambda image: function(image), input_signature=[image], autograph=False
+        lambda *images: function(*images), input_signature=specs, autograph=False
     )
+    # The rewrites read some through their layers.
+    traced = module.serve.get_concrete_function()
+    module.variables_read = [*variables, *traced.variables]
     with tempfile.TemporaryDirectory() as folder:
         # Both converters are much faster on a SavedModel than on a function.
         tf.saved_model.save(module, folder, signatures=module.serve)
@@ -106,7 +113,24 @@ def convert_function(
     unknown = [op for op in Flatbuffer(content).operators() if not op.is_known]
     if unknown:
         raise _no_operator(", ".join(sorted({op.kind for op in unknown})))
-    return content
+    return _in_order(content)
+
+
+def _in_order(content: bytes) -> bytes:
+    """Put inputs and outputs in their order, which the converters do not keep."""
+    file = Flatbuffer(content)
+    if len(file.inputs) == len(file.outputs) == 1:
+        return content
+
+    def indices(maps):
+        # Such as output_2 and output_10.
+        maps = sorted(maps, key=lambda tensor: (len(tensor.name), tensor.name))
+        return [tensor.tensorIndex for tensor in maps]
+
+    signature = file.model.signatureDefs[0]
+    file.graph.inputs = indices(signature.inputs)
+    file.graph.outputs = indices(signature.outputs)
+    return file.pack()
 
 
 @contextlib.contextmanager

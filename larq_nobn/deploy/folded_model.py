@@ -1,16 +1,28 @@
 """A model as the smallest graph of the same arithmetic: walk it layer by layer."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from larq_nobn._errors import UserError
-from larq_nobn._keras2 import calls_of, check_functional
-from larq_nobn.deploy import convolutions, rewrites  # noqa: F401  (they register)
-from larq_nobn.deploy.geometry import turn, window_of
-from larq_nobn.deploy.rules import Context, rewrite
+from larq_nobn._keras2 import (
+    calls_of,
+    check_functional,
+    is_functional,
+    named_calls_of,
+    with_sublayers,
+)
+from larq_nobn.deploy import (  # noqa: F401  (they register)
+    convolutions,
+    merging,
+    rewrites,
+    separable,
+)
+from larq_nobn.deploy.geometry import upright, window_of
+from larq_nobn.deploy.rules import Context, names_of, rewrite
 from larq_nobn.deploy.targets import get_target
-from larq_nobn.deploy.values import stream
+from larq_nobn.deploy.values import Value, stream
 
 
 class FoldedModel(tf.Module):
@@ -21,13 +33,14 @@ class FoldedModel(tf.Module):
     shift, a sign, a convolution, a sum and a PReLU. Folding computes in float64.
 
     Args:
-        model: A built functional model of one image input and one output.
+        model: A built functional model, from inputs of fixed sizes.
         target: `"arm"`, `"xcore"` or `"tflite"`.
         allow_float: Whether layers that should be binary may stay float.
 
     Attributes:
         binary_layers: Names of the layers that became binary convolutions; known after
             the first call.
+        float_layers: Why other layers with quantized inputs did not, by their names.
 
     Raises:
         UserError: If the model cannot be exported; the message says why.
@@ -46,47 +59,107 @@ class FoldedModel(tf.Module):
         self.target = get_target(target)
         self.allow_float = allow_float
         self.binary_layers: list[str] = []
+        self.float_layers: dict[str, str] = {}
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        """Height, width and channels of an image."""
-        return tuple(self.model.inputs[0].shape[1:])
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the inputs without the batch axis: height, width, channels."""
+        return [tuple(x.shape[1:]) for x in self.model.inputs]
 
-    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+    def __call__(self, images: tf.Tensor | Sequence[tf.Tensor]):
         """Run the graph.
 
         Args:
-            images: Tensor of shape `(batch, height, width, channels)`.
+            images: Tensor of shape `(batch, height, width, channels)`; or a list of
+                them, if the model has several inputs.
 
         Returns:
-            What the model's inference returns.
+            What the model's inference returns, several outputs as a list.
         """
-        images = tf.convert_to_tensor(images)
-        turned = self.target.turned and _gains_by_turning(self.model)
-        context = Context(self.target, self.allow_float, turned)
-        values = {id(self.model.inputs[0]): stream(turn(images) if turned else images)}
-        uses = _uses(self.model)
-        for call in calls_of(self.model):
-            value = rewrite(call.layer, [values[id(x)] for x in call.inputs], context)
-            output = id(call.outputs[0])
-            values[output] = value.settled() if uses[output] > 1 else value
-        result = values[id(self.model.outputs[0])].exact()
+        results = self.run(images, self._context())
+        return results[0] if len(results) == 1 else results
+
+    def run_listed(self, *images: tf.Tensor) -> list[tf.Tensor]:
+        """Run the graph: one argument per input, a list of all outputs."""
+        return self.run(images, self._context())
+
+    def failures(self) -> list[tuple[str, str]]:
+        """Go through the model without computing anything.
+
+        Returns:
+            Names of the layers that cannot be exported, and why.
+        """
+        context = self._context()
+        context.failures = []
+        # In a graph of its own, where nothing is computed.
+        trace = tf.function(lambda *x: self.run(x, context), autograph=False)
+        trace.get_concrete_function(
+            *(tf.TensorSpec((1, *x.shape[1:]), x.dtype) for x in self.model.inputs)
+        )
+        return context.failures
+
+    def _context(self) -> Context:
+        turned = self.target.turned and gains_by_turning(self.model)
+        return Context(self.target, self.allow_float, turned, names_of(self.model))
+
+    def run(self, images, context: Context) -> list[tf.Tensor]:
+        """Run the graph, as a context says."""
+        inputs = [tf.convert_to_tensor(x) for x in tf.nest.flatten(images)]
+        values = [stream(upright(x, context.turned)) for x in inputs]
+        results = [
+            upright(value.exact(), context.turned)
+            for value in _walk(self.model, values, context)
+        ]
         self.binary_layers = context.binary_layers
-        return turn(result) if turned and result.shape.rank == 4 else result
+        self.float_layers = context.float_layers
+        return results
 
 
-def _uses(model: tf.keras.Model) -> Counter:
+def _walk(
+    model: tf.keras.Model, inputs: Sequence[Value], context: Context
+) -> list[Value]:
     uses = Counter(id(x) for call in calls_of(model) for x in call.inputs)
-    uses[id(model.outputs[0])] += 1
-    return uses
+    uses.update(map(id, model.outputs))
+    values = {}
 
+    def keep(tensor, value):
+        values[id(tensor)] = value.settled() if uses[id(tensor)] > 1 else value
 
-def _gains_by_turning(model: tf.keras.Model) -> bool:
-    """Whether any window has a padding that TensorFlow only knows the other way up."""
+    for tensor, value in zip(model.inputs, inputs, strict=True):
+        keep(tensor, value)
     for call in calls_of(model):
-        layer = call.layer
-        if hasattr(layer, "strides") and hasattr(layer, "data_format"):
-            window = window_of(layer, tuple(call.inputs[0].shape[1:]))
+        outputs = _outputs(call, [values[id(x)] for x in call.inputs], context)
+        for tensor, value in zip(call.outputs, outputs, strict=True):
+            keep(tensor, value)
+    return [values[id(x)] for x in model.outputs]
+
+
+def _outputs(call, inputs: Sequence[Value], context: Context) -> list[Value]:
+    if is_functional(call.layer):
+        return _walk(call.layer, inputs, context)
+    try:
+        return rewrite(call, inputs, context)
+    except UserError as error:
+        if context.failures is None:
+            raise
+        failure = (context.names[id(call.layer)], str(error))
+        if failure not in context.failures:
+            context.failures.append(failure)
+        # Something of the right shapes, to go on with.
+        shapes = [[1 if n is None else n for n in x.shape] for x in call.outputs]
+        return [
+            stream(tf.zeros(shape, x.dtype))
+            for shape, x in zip(shapes, call.outputs, strict=True)
+        ]
+
+
+def gains_by_turning(model: tf.keras.Model) -> bool:
+    """Whether any window has a padding that TensorFlow only knows the other way up."""
+    for _, call in named_calls_of(model):
+        layer, shape = call.layer, tuple(call.inputs[0].shape[1:])
+        has_window = hasattr(layer, "strides") and hasattr(layer, "data_format")
+        if has_window and len(shape) == 3 and None not in shape:
+            window = window_of(layer, shape)
             if window.is_padded and not window.native and window.turned().native:
                 return True
     return False
@@ -96,25 +169,19 @@ def check_model(model: tf.keras.Model) -> None:
     """Check that a model is one that can be exported.
 
     Raises:
-        UserError: If it is not a built functional model from one image of fixed size to
-            one output.
+        UserError: If it is not a built functional model from inputs of fixed sizes.
     """
     check_functional(model)
-    for kind, tensors in (("input", model.inputs), ("output", model.outputs)):
-        if len(tensors) != 1:
+    for x in model.inputs:
+        shape = tuple(x.shape[1:])
+        if not shape or None in shape or not x.dtype.is_floating:
             raise UserError(
-                f"`model` must have one {kind}",
-                got=f"{len(tensors)} in {model.name}",
-                fix="export a model of one image and one output",
+                "`model` must take numbers of a fixed shape, such as (height, width, "
+                "channels)",
+                got=f"input shape {shape} of {x.dtype.name} in {model.name}",
+                fix="build it with input_shape=(height, width, channels) and copy the "
+                "weights with zoo.transfer_weights",
             )
-    shape = tuple(model.inputs[0].shape[1:])
-    if len(shape) != 3 or None in shape:
-        raise UserError(
-            "`model` must take images of a fixed (height, width, channels)",
-            got=f"input shape {shape} in {model.name}",
-            fix="build it with input_shape=(height, width, channels) and copy the "
-            "weights with zoo.transfer_weights",
-        )
 
 
 def check_float32(model: tf.keras.Model) -> None:
@@ -123,8 +190,8 @@ def check_float32(model: tf.keras.Model) -> None:
     Raises:
         UserError: If a layer computes in another type.
     """
-    for layer in model.layers:
-        if layer.compute_dtype not in (None, "float32"):
+    for layer in with_sublayers(model):
+        if layer is not model and layer.compute_dtype not in (None, "float32"):
             raise UserError(
                 "`model` must compute in float32",
                 got=f"layer {layer.name!r} with dtype policy "

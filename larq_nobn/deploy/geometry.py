@@ -7,11 +7,13 @@ padding operator at all, and its strided binary convolutions are plain `same` on
 zeros included. Turning costs one operator, on the image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 
-from larq_nobn.layers import SymmetricMaxPooling2D
+from larq_nobn.layers import QuantConv2D, SymmetricMaxPooling2D
 
 Border = tuple[int, int]
 
@@ -87,12 +89,13 @@ def window_of(layer: tf.keras.layers.Layer, shape: tuple[int, ...]) -> Window:
 
     Args:
         layer: A Keras or Larq layer; its padding may be `"symmetric"`.
-        shape: Shape of its input, `(height, width, channels)`.
+        shape: Shape of its input, `(height, width, channels)`, or `(steps, channels)`,
+            which is an image of one row.
     """
     is_pool = hasattr(layer, "pool_size")
-    kernel = tuple(layer.pool_size if is_pool else layer.kernel_size)
-    dilations = (1, 1) if is_pool else tuple(layer.dilation_rate)
-    strides, size = tuple(layer.strides), tuple(shape[:2])
+    kernel = _pair(layer.pool_size if is_pool else layer.kernel_size)
+    dilations = (1, 1) if is_pool else _pair(layer.dilation_rate)
+    strides, size = _pair(layer.strides), _pair(shape[:-1])
     padding = padding_of(layer)
     axes = list(zip(size, kernel, strides, dilations, strict=True))
     rows, columns = (_border(*axis, padding) for axis in axes)
@@ -100,11 +103,24 @@ def window_of(layer: tf.keras.layers.Layer, shape: tuple[int, ...]) -> Window:
     return Window(size, kernel, strides, dilations, (rows, columns), count)
 
 
+def pointwise(size: tuple[int, int]) -> Window:
+    """Return the window that sees one pixel at a time."""
+    return Window(size, (1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)), size)
+
+
+def _pair(numbers: int | Sequence[int]) -> tuple[int, int]:
+    """Return numbers of a height and a width, the height 1 where there is none."""
+    pair = (1, *np.atleast_1d(numbers).tolist())
+    return pair[-2:]
+
+
 def padding_of(layer: tf.keras.layers.Layer) -> str:
-    """Return `"valid"`, `"same"` or `"symmetric"`."""
+    """Return `"valid"`, `"same"`, `"symmetric"` or `"causal"`."""
     if isinstance(layer, SymmetricMaxPooling2D):
         return "symmetric"
-    return layer.get_config()["padding"]
+    if isinstance(layer, QuantConv2D):
+        return layer.get_config()["padding"]
+    return layer.padding
 
 
 def _count(size: int, kernel: int, stride: int, dilation: int, padding: str) -> int:
@@ -120,9 +136,22 @@ def _border(size: int, kernel: int, stride: int, dilation: int, padding: str) ->
         before = 0
     elif padding == "same":
         before = max(reach - size, 0) // 2
+    elif padding == "causal":
+        before = extent - 1
     else:
         before = dilation * (kernel // 2)
     return before, reach - size - before
+
+
+def upright(x: tf.Tensor, turned: bool) -> tf.Tensor:
+    """Turn a tensor back, if it is one of turned images; or turn it, likewise.
+
+    Args:
+        x: Any tensor.
+        turned: Whether images are turned.
+    """
+    is_image = x.shape.rank == 4 and tuple(x.shape[1:3]) != (1, 1)
+    return turn(x) if turned and is_image else x
 
 
 def turn(x: tf.Tensor) -> tf.Tensor:

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from larq_nobn import layers
-from larq_nobn._keras2 import calls_of
+from larq_nobn._keras2 import named_calls_of
 from larq_nobn._tables import format_table
+from larq_nobn.deploy.coverage import float_layers
 from larq_nobn.deploy.flatbuffer import Flatbuffer, Operator, Tensor
 from larq_nobn.networks import place_of
 
@@ -71,10 +72,13 @@ class Report:
     Attributes:
         rows: Its operators, in order.
         nbytes: Size of the file.
+        float_layers: Names of the layers with quantized inputs that are float in it,
+            and why, if the model is known.
     """
 
     rows: tuple[Row, ...]
     nbytes: int
+    float_layers: tuple[tuple[str, str], ...] = ()
 
     def total(self, field: str) -> int:
         """Sum a field of `Row`."""
@@ -124,14 +128,17 @@ class Report:
             f"file {self.nbytes / 1e6:.3f} MB; all in float32 "
             f"{self.float_nbytes / 1e6:.3f} MB ({self.float_nbytes / self.nbytes:.1f} "
             "times)"
+            + "".join(f"\nfloat: {name}, {why}" for name, why in self.float_layers)
         )
 
 
-def report(content: bytes) -> Report:
+def report(content: bytes, model: tf.keras.Model | None = None) -> Report:
     """Take stock of a TFLite file.
 
     Args:
         content: The file, from `convert` or another converter.
+        model: The model that it is of, to say which layers are float although their
+            inputs are quantized.
 
     Returns:
         Operators, multiply-accumulates and bytes.
@@ -155,7 +162,8 @@ def report(content: bytes) -> Report:
         for op in operators
         if op.outputs[0].index not in widened
     ]
-    return Report(tuple(rows), len(content))
+    kept = () if model is None else tuple(float_layers(model))
+    return Report(tuple(rows), len(content), kept)
 
 
 def _row(op: Operator, widened: dict[int, Tensor], seen: set[int]) -> Row:
@@ -225,7 +233,7 @@ def blocks_before(model: tf.keras.Model) -> dict[str, list[str]]:
         Dict from the names of blocks to sorted operators; what `Report.blocks` is to
         be compared with.
     """
-    layers = (call.layer for call in calls_of(model))
+    layers = (call.layer for _, call in named_calls_of(model))
     return _by_block((layer.name, list(_unfolded(layer))) for layer in layers)
 
 
@@ -234,7 +242,7 @@ def multiplications_before(model: tf.keras.Model) -> int:
     return sum(
         int(np.prod(call.outputs[0].shape[1:]))
         * sum(kind in _MULTIPLYING for kind in _unfolded(call.layer))
-        for call in calls_of(model)
+        for _, call in named_calls_of(model)
     )
 
 

@@ -1,6 +1,7 @@
 """Running an exported file on this machine."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -32,7 +33,8 @@ class Runner:
 
     def __init__(self, content: bytes, threads: int = 1, indirect: bool = False):
         file = Flatbuffer(content)
-        self.image_shape = file.inputs[0].shape[1:]
+        self.input_shapes = [x.shape[1:] for x in file.inputs]
+        self.image_shape = self.input_shapes[0]
         is_binary = any(op.kind.startswith("Lce") for op in file.operators())
         try:
             if is_binary:
@@ -63,29 +65,33 @@ class Runner:
         self._interpreter.allocate_tensors()
         self._run = self._run_tflite
 
-    def run(self, image: np.ndarray) -> list[np.ndarray]:
+    def run(self, image: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run one image.
 
         Args:
-            image: float32 array of shape `(1, height, width, channels)`.
+            image: float32 array of shape `(1, height, width, channels)`; a list of
+                arrays, if the file has several inputs.
 
         Returns:
             The outputs of the file.
         """
-        return self._run([image])
+        outputs = self._run(image if isinstance(image, list | tuple) else [image])
+        return outputs if isinstance(outputs, list) else [outputs]
 
-    def _run_tflite(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    def _run_tflite(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         interpreter = self._interpreter
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], inputs[0])
+        for details, x in zip(interpreter.get_input_details(), inputs, strict=True):
+            interpreter.set_tensor(details["index"], x)
         interpreter.invoke()
         details = interpreter.get_output_details()
         return [interpreter.get_tensor(output["index"]) for output in details]
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Run images one by one.
 
         Args:
-            images: Preprocessed images of shape `(count, height, width, channels)`.
+            images: Preprocessed images of shape `(count, height, width, channels)`; a
+                list of arrays, if the file has several inputs.
 
         Returns:
             The first output, of shape `(count, ...)`.
@@ -93,9 +99,51 @@ class Runner:
         Raises:
             UserError: If the images do not have the file's size.
         """
-        images = check_images(images, self.image_shape)
-        outputs = [self.run(images[i : i + 1])[0] for i in range(len(images))]
-        return np.concatenate(outputs)
+        return self.predict_all(images)[0]
+
+    def predict_all(
+        self, images: np.ndarray | Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """Run images one by one, for all outputs.
+
+        Args:
+            images: As in `predict`.
+
+        Returns:
+            One array of shape `(count, ...)` per output.
+
+        Raises:
+            UserError: If the images do not have the file's size.
+        """
+        arrays = check_inputs(images, self.input_shapes)
+        runs = [self.run([x[i : i + 1] for x in arrays]) for i in range(len(arrays[0]))]
+        return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+
+
+def check_inputs(
+    images: np.ndarray | Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
+) -> list[np.ndarray]:
+    """Check that what is to be run fits a model's inputs.
+
+    Args:
+        images: An array, or one per input.
+        shapes: The inputs' shapes without the batch axis.
+
+    Returns:
+        One array in float32 per input.
+
+    Raises:
+        UserError: If they do not fit.
+    """
+    is_list = isinstance(images, list | tuple) and len(shapes) > 1
+    arrays = list(images) if is_list else [images]
+    if len(arrays) != len(shapes) or len({len(np.asarray(x)) for x in arrays}) > 1:
+        raise UserError(
+            f"There must be one array per input, {len(shapes)} of equal length",
+            got=", ".join(str(np.shape(x)) for x in arrays),
+            fix="a list of arrays, in the order of the model's inputs",
+        )
+    return [check_images(x, shape) for x, shape in zip(arrays, shapes, strict=True)]
 
 
 def check_images(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -112,7 +160,7 @@ def check_images(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         UserError: If they do not.
     """
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[1:] != tuple(shape) or not len(images):
+    if images.shape[1:] != tuple(shape) or images.ndim < 2 or not len(images):
         raise UserError(
             f"Images must have the shape (count, {', '.join(map(str, shape))}) of the "
             "model's input",

@@ -11,6 +11,7 @@ from larq_nobn import zoo
 from larq_nobn._errors import UserError
 from larq_nobn.deploy.checking import Check, check
 from larq_nobn.deploy.conversion import convert
+from larq_nobn.deploy.folded_model import FoldedModel
 from larq_nobn.deploy.inspection import Report, multiplications_before, report
 
 HEADER = (
@@ -90,12 +91,11 @@ def examine(
     started = time.monotonic()
     content = convert(model, target)
     result = check(model, content, images)
+    folded = FoldedModel(model, target)
+    folded.failures()
     return Finding(
         name,
-        sum(
-            getattr(layer, "input_quantizer", None) is not None
-            for layer in model.layers
-        ),
+        len(folded.binary_layers),
         multiplications_before(model),
         report(content),
         result,
@@ -180,6 +180,8 @@ def randomize(model: tf.keras.Model, seed: int = 0) -> None:
     """
     random = np.random.default_rng(seed)
     for variable in model.weights:
+        if not variable.dtype.is_floating:
+            continue
         n = random.standard_normal(variable.shape)
         kind = variable.name.split("/")[-1].split(":")[0]
         if kind == "kernel":

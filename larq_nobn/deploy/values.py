@@ -32,6 +32,8 @@ class Value:
         free_scale: Whether `a` costs no operator of its own.
         free_offset: Whether `b` costs no operator of its own.
         whole: Whether the core is of whole numbers.
+        sign_of: What the core is the sign of, if it is one: binary convolutions take
+            the sign themselves. The core may then be created any number of times.
     """
 
     emit: Emit
@@ -41,6 +43,12 @@ class Value:
     free_scale: bool = False
     free_offset: bool = False
     whole: bool = False
+    sign_of: "Value | None" = None
+
+    @property
+    def is_core(self) -> bool:
+        """Whether neither scale nor offset are pending."""
+        return bool(np.all(np.equal(self.scale, 1)) and not np.any(self.offset))
 
     def affine(self, scale: Numbers = 1.0, offset: Numbers = 0.0) -> "Value":
         """Return this value times `scale` plus `offset`."""
@@ -84,6 +92,8 @@ class Value:
         Returns:
             A value that can be used any number of times.
         """
+        if self.sign_of is not None:
+            return self
         if self.free_scale and self.free_offset:
             return stream(self.exact())
         if self.free_offset:
@@ -131,6 +141,21 @@ def linear(
     return Value(
         emit, shape, scale, offset, free_scale=True, free_offset=True, whole=whole
     )
+
+
+def reshaped(value: Value, shape: tuple[int, ...]) -> Value:
+    """Return a value in another shape with the same channels.
+
+    Args:
+        value: The value.
+        shape: The new shape, without the batch axis.
+    """
+
+    def emit(scale, offset):
+        return tf.reshape(value.emit(scale, offset), [-1, *shape])
+
+    before = None if value.sign_of is None else reshaped(value.sign_of, shape)
+    return replace(value, emit=emit, shape=tuple(shape), sign_of=before)
 
 
 def weighted_sum(values: Sequence[Value], factors: Sequence[float]) -> Value:

@@ -220,8 +220,8 @@ class Unknown(keras.Layer):
 
 def test_unknown_layers():
     refuse(functional(Unknown(name="odd")), "Received: layer 'odd' of class .*Unknown")
-    inner = functional(keras.ReLU())
-    refuse(functional(inner), "without models inside the model")
+    inner = functional(Unknown(name="odd"))
+    refuse(functional(inner), "Received: layer 'odd' of class .*Unknown")
 
 
 def test_models_of_the_wrong_kind():
@@ -235,22 +235,18 @@ def test_models_of_the_wrong_kind():
         FoldedModel(Subclassed())
     with pytest.raises(UserError, match="must be built. Received: sequential"):
         FoldedModel(tf.keras.Sequential([keras.ReLU()]))
-    one = tf.keras.Input((4, 4, 1))
-    two = tf.keras.Input((4, 4, 1))
-    with pytest.raises(UserError, match="must have one input. Received: 2"):
-        FoldedModel(tf.keras.Model([one, two], keras.Add()([one, two])))
-    with pytest.raises(UserError, match="must have one output. Received: 2"):
-        FoldedModel(tf.keras.Model(one, [keras.ReLU()(one), one]))
 
 
 def test_shapes_that_are_not_fixed():
     model = network(input_shape=(None, None, 3))
-    refusal = r"fixed \(height, width, channels\). Received: input shape \(None, None"
+    refusal = r"fixed shape, such as .*Received: input shape \(None, None"
     with pytest.raises(UserError, match=refusal):
         FoldedModel(model)
-    flat = tf.keras.Sequential([tf.keras.Input((7,)), keras.Dense(2)])
-    with pytest.raises(UserError, match=r"Received: input shape \(7,\)"):
-        FoldedModel(flat)
+    with pytest.raises(UserError, match=r"Received: input shape \(\) of float32"):
+        FoldedModel(tf.keras.Sequential([tf.keras.Input(()), keras.ReLU()]))
+    numbers = tf.keras.Input((4,), dtype="int32")
+    with pytest.raises(UserError, match=r"Received: input shape \(4,\) of int32"):
+        FoldedModel(tf.keras.Model(numbers, keras.ReLU()(numbers)))
 
 
 def test_unknown_targets():
@@ -282,12 +278,21 @@ def test_step_one_is_not_binary():
 
 
 def test_other_layers_that_cannot_be_exported():
-    refuse(functional(keras.Conv2D(4, 1, groups=2)), "Received: groups=2")
-    refuse(functional(keras.PReLU(name="p")), "'p' must have one slope per channel")
-    refuse(functional(keras.Dense(3, name="d")), "'d' must follow pooling or flatten")
+    first = keras.Flatten(data_format="channels_first", name="f")
+    refuse(
+        functional(first), "'f' must have channels last. Received: data_format='chan"
+    )
+    last = keras.Conv2DTranspose(2, 3, dilation_rate=2, name="t")
+    refuse(
+        functional(last), r"'t' must not be dilated.*Received: dilation_rate=\(2, 2\)"
+    )
+    cubic = keras.UpSampling2D(interpolation="bicubic", name="u")
+    refuse(functional(cubic), "'u' must interpolate as TFLite does. Rec.*='bicubic'")
     image = tf.keras.Input((4, 4, 2))
-    rows = keras.Concatenate(axis=1, name="rows")([image, keras.ReLU()(image)])
-    refuse(tf.keras.Model(image, rows), "'rows' must join channels. Received: axis=1")
+    noisy = keras.Dropout(0.5, name="d")(image, training=True)
+    refuse(tf.keras.Model(image, noisy), "'d' must compute as at inf.*training=True")
+    deep = keras.Dense(3, name="e")
+    refuse(functional(deep, shape=(2, 2, 2, 2)), r"'e' must .* at most 3 axes")
     rows = keras.BatchNormalization(1, name="n")
     refuse(functional(rows), r"'n' must normalize channels. Received: axis=\[1\]")
     mixed = functional(
