@@ -29,7 +29,7 @@ READY := $(VENV)/.$(LOCK)-py$(VERSION)
 OUT ?= runs/demo
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo quick test lint wheel dist docs docs-plots check-h100 clean
+.PHONY: demo quick test lint wheel dist docs docs-plots notebooks check-h100 clean
 
 demo: $(READY)
 	$(BIN)/larq-nobn demo --out $(OUT)
@@ -60,6 +60,12 @@ docs: $(READY)
 # The plots on the page of the method, measured anew (some ten minutes).
 docs-plots: $(READY)
 	$(BIN)/python docs/plots.py
+
+# The notebooks, run anew: the site shows what they print.
+notebooks: $(READY)
+	$(BIN)/jupyter nbconvert --log-level WARN --to notebook --inplace --execute \
+		--ExecutePreprocessor.extra_arguments=--IPKernelApp.capture_fd_output=False \
+		docs/notebooks/*.ipynb
 
 $(READY): requirements/$(LOCK).txt setup.py
 	$(PYTHON) -m venv --clear $(VENV)

@@ -1,8 +1,9 @@
-"""XLA's compiler without its log lines, which would break a progress bar."""
+"""Compilers and converters without their log lines, written by C++."""
 
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -14,16 +15,17 @@ def silence_compiler() -> None:
 
     No setting keeps these lines back: they come from a log that is never initialized.
     """
-    with _stderr_dropped(), tf.device("CPU"):
+    with stderr_dropped(), tf.device("CPU"):
         tf.function(lambda x: x + 1, jit_compile=True)(tf.zeros([]))
 
 
 @contextlib.contextmanager
-def _stderr_dropped() -> Iterator[None]:
-    """Of C++ too, which does not write through Python's `sys.stderr`."""
+def stderr_dropped() -> Iterator[None]:
+    """Keep what C++ writes, past Python's `sys.stderr`, off the standard error."""
     try:
+        sys.stderr.flush()
         saved = os.dup(2)
-    except OSError:  # There is none.
+    except (AttributeError, OSError, ValueError):  # There is none.
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)

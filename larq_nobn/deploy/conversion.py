@@ -1,14 +1,12 @@
 """A model as a TFLite file for Larq Compute Engine, or for plain TFLite."""
 
 import contextlib
-import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import tensorflow as tf
 
+from larq_nobn._compiler import stderr_dropped
 from larq_nobn._errors import UserError, one_of
 from larq_nobn._lce import import_compute_engine
 from larq_nobn._tensorflow import ConverterError
@@ -97,15 +95,16 @@ def convert_function(
     module.variables_read = [*variables, *traced.variables]
     with tempfile.TemporaryDirectory() as folder:
         # Both converters are much faster on a SavedModel than on a function.
-        tf.saved_model.save(module, folder, signatures=module.serve)
+        with _infos_dropped():
+            tf.saved_model.save(module, folder, signatures=module.serve)
         if target.binary:
             engine = import_compute_engine()
-            with _quiet():
+            with stderr_dropped():
                 content = engine.convert_saved_model(folder, target=target.name)
         else:
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             try:
-                with _quiet():
+                with stderr_dropped():
                     content = converter.convert()
             except ConverterError as error:
                 raise _no_operator(str(error).splitlines()[0]) from error
@@ -134,25 +133,15 @@ def _in_order(content: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the converters' log, which is written in C++, off the standard error.
-
-    Their errors come as exceptions.
-    """
+def _infos_dropped() -> Iterator[None]:
+    """Keep TensorFlow from saying where it has saved what is gone a second later."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("WARNING")
     try:
-        sys.stderr.flush()
-        saved = os.dup(2)
-    except (AttributeError, OSError, ValueError):
-        # Without a standard error there is nothing to keep quiet.
-        yield
-        return
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
         yield
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+        logger.setLevel(level)
 
 
 def _no_operator(received: str) -> UserError:
