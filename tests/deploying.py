@@ -1,9 +1,11 @@
 """Small networks for the tests of the export."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from larq_nobn import zoo
+from larq_nobn.deploy.flatbuffer import Flatbuffer
 from larq_nobn.deploy.survey import randomize
 
 # The smallest images of which no feature map vanishes.
@@ -38,3 +40,22 @@ def functional(*layers, shape=(8, 8, 4), name=None):
 
 def relative(a, b):
     return np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max()
+
+
+def run_micro(content, inputs):
+    """The first output, image by image, of TensorFlow Lite Micro itself."""
+    return run_micro_all(content, [inputs])[0]
+
+
+def run_micro_all(content, inputs):
+    """All outputs of TensorFlow Lite Micro, for an array per input."""
+    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
+    interpreter = runtime.Interpreter.from_bytes(content, arena_size=40_000_000)
+    rows = []
+    for row in zip(*inputs, strict=True):
+        for i, x in enumerate(row):
+            interpreter.set_input(x[None], i)
+        interpreter.invoke()
+        count = len(Flatbuffer(content).outputs)
+        rows.append([interpreter.get_output(i) for i in range(count)])
+    return [np.concatenate(parts) for parts in zip(*rows, strict=True)]

@@ -3,6 +3,9 @@
 Each compact kernel is followed by a `DEQUANTIZE` operator. Its input is constant, so
 the runtimes run it once and keep the result: no cost at inference, and (unlike TFLite's
 dynamic-range quantization) the arithmetic stays float32.
+
+TensorFlow Lite Micro widens by one scale for all channels only, and at every inference.
+For it the kernels are whole numbers, and the channels' scales are multiplied behind.
 """
 
 import numpy as np
@@ -17,7 +20,9 @@ _KERNEL_OPERATORS = ("CONV_2D", "FULLY_CONNECTED")
 _DEQUANTIZE_VERSION = 5
 
 
-def compact(content: bytes, float_weights: str = "float32") -> bytes:
+def compact(
+    content: bytes, float_weights: str = "float32", per_channel: bool = True
+) -> bytes:
     r"""Store the kernels of a file's float operators in fewer bits.
 
     Kernels that are \\(\pm c\\) per output channel (binary ones on real activations, as
@@ -27,6 +32,8 @@ def compact(content: bytes, float_weights: str = "float32") -> bytes:
         content: A TFLite file.
         float_weights: What all other float kernels become: `"float32"` leaves them,
             `"float16"` rounds them, `"int8"` rounds them to 127 steps per channel.
+        per_channel: Whether the runtime widens by a scale per channel. If not, these
+            scales become a `MUL` behind the operator and its bias an `ADD`.
 
     Returns:
         The smaller file.
@@ -41,8 +48,14 @@ def compact(content: bytes, float_weights: str = "float32") -> bytes:
     }
     for index, kernel in kernels.items():
         stored, scale = _quantize(kernel, float_weights)
-        if stored.dtype != np.float32:
-            _store(file, index, stored, scale)
+        if stored.dtype == np.float32:
+            continue
+        if scale is not None and not per_channel:
+            if np.any(scale != scale[0]):
+                _multiply_behind(file, index, scale)
+                scale = np.ones_like(scale)
+            scale = scale[:1]
+        _store(file, index, stored, scale)
     return file.pack()
 
 
@@ -81,22 +94,99 @@ def _store(
     model.buffers[narrow.buffer].data = np.frombuffer(stored.tobytes(), np.uint8)
     graph.tensors.append(narrow)
 
-    widen = schema.OperatorT()
-    widen.opcodeIndex = _dequantize_code(model)
-    widen.inputs, widen.outputs = [len(graph.tensors) - 1], [index]
-    widen.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
-    widen.builtinOptions = schema.DequantizeOptionsT()
+    widen = _operator(
+        model,
+        "DEQUANTIZE",
+        schema.DequantizeOptionsT(),
+        [len(graph.tensors) - 1],
+        index,
+        _DEQUANTIZE_VERSION,
+    )
     user = next(i for i, op in enumerate(graph.operators) if index in list(op.inputs))
     graph.operators.insert(user, widen)
 
 
-def _dequantize_code(model: schema.ModelT) -> int:
-    builtin = schema.BuiltinOperator.DEQUANTIZE
+def _multiply_behind(file: Flatbuffer, kernel: int, scale: np.ndarray) -> None:
+    """Take a scale per output channel out of a kernel, behind all that use it.
+
+    Args:
+        file: The file to change.
+        kernel: Number of the kernel's tensor.
+        scale: What the results are multiplied by, before the bias.
+    """
+    graph, model = file.graph, file.model
+    name = graph.tensors[kernel].name
+    factor = _constant(file, name + b"/scale", scale)
+    # The runtimes want a bias of every convolution.
+    zeros = _constant(file, name + b"/no_bias", np.zeros_like(scale))
+    users = [op for op in graph.operators if kernel in list(op.inputs)[1:2]]
+    for user in users:
+        (result,) = user.outputs
+        bias = next((i for i in list(user.inputs)[2:] if i >= 0), None)
+        if bias is not None and not file.tensor(bias).values.any():
+            bias = None
+        summed = _like(graph, result)
+        scaled = result if bias is None else _like(graph, result)
+        user.inputs, user.outputs = [*list(user.inputs)[:2], zeros], [summed]
+        multiply = schema.MulOptionsT()
+        new = [_operator(model, "MUL", multiply, [summed, factor], scaled)]
+        if bias is not None:
+            add = schema.AddOptionsT()
+            new.append(_operator(model, "ADD", add, [scaled, bias], result))
+        none = schema.ActivationFunctionType.NONE
+        function = user.builtinOptions.fusedActivationFunction
+        user.builtinOptions.fusedActivationFunction = none
+        new[-1].builtinOptions.fusedActivationFunction = function
+        behind = next(i for i, op in enumerate(graph.operators) if op is user) + 1
+        graph.operators[behind:behind] = new
+
+
+def _constant(file: Flatbuffer, name: bytes, values: np.ndarray) -> int:
+    """Add a constant in float32, and return its tensor's number."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(values.astype(np.float32).tobytes(), np.uint8)
+    file.model.buffers.append(buffer)
+    tensor = schema.TensorT()
+    tensor.name, tensor.shape = name, values.shape
+    tensor.type = schema.TensorType.FLOAT32
+    tensor.buffer = len(file.model.buffers) - 1
+    file.graph.tensors.append(tensor)
+    return len(file.graph.tensors) - 1
+
+
+def _like(graph: schema.SubGraphT, index: int) -> int:
+    """Add a tensor of another's name, shape and type."""
+    tensor = schema.TensorT()
+    model = graph.tensors[index]
+    tensor.name, tensor.shape, tensor.type = model.name, model.shape, model.type
+    tensor.shapeSignature = model.shapeSignature
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def _operator(
+    model: schema.ModelT,
+    kind: str,
+    options,
+    inputs: list[int],
+    output: int,
+    version: int = 1,
+) -> schema.OperatorT:
+    op = schema.OperatorT()
+    op.opcodeIndex = _code(model, getattr(schema.BuiltinOperator, kind), version)
+    op.inputs, op.outputs = inputs, [output]
+    kind_of_options = type(options).__name__.removesuffix("T")
+    op.builtinOptionsType = getattr(schema.BuiltinOptions, kind_of_options)
+    op.builtinOptions = options
+    return op
+
+
+def _code(model: schema.ModelT, builtin: int, version: int) -> int:
     for i, code in enumerate(model.operatorCodes):
-        if code.builtinCode == builtin and code.version >= _DEQUANTIZE_VERSION:
+        if code.builtinCode == builtin and code.version >= version:
             return i
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = builtin
-    code.version = _DEQUANTIZE_VERSION
+    code.version = version
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1

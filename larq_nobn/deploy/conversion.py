@@ -53,10 +53,16 @@ def convert(
     one_of("float_weights", float_weights, FLOAT_WEIGHTS)
     folded = FoldedModel(model, target, allow_float)
     check_float32(model)
+    if float_weights == "float16" and not folded.target.widens:
+        raise UserError(
+            f"float_weights must be 'float32' or 'int8' for target={target!r}",
+            got="float16, which TensorFlow Lite Micro cannot read",
+            fix="choose int8, or the target 'arm' for phones and single-board computers",
+        )
     content = convert_function(folded.run_listed, folded.input_shapes, folded.target)
     if folded.target.binary:
         _check_binary_layers(folded, content)
-    return compact(content, float_weights)
+    return compact(content, float_weights, folded.target.widens)
 
 
 def convert_function(

@@ -15,20 +15,24 @@ class Target:
         zero_padding: Whether its binary convolutions can pad with zeros.
         turned: Whether images may be turned to save padding; see `geometry`. (Runtimes
             for microcontrollers have no operator for it.)
+        widens: Whether its runtimes widen float16, and int8 by a scale per channel.
+            (TensorFlow Lite Micro knows no float16, and takes the first channel's scale
+            for all.)
     """
 
     name: str
     binary: bool
     zero_padding: bool
     turned: bool
+    widens: bool
 
 
 TARGETS = {
     target.name: target
     for target in (
-        Target("arm", binary=True, zero_padding=True, turned=True),
-        Target("xcore", binary=True, zero_padding=False, turned=False),
-        Target("tflite", binary=False, zero_padding=True, turned=False),
+        Target("arm", binary=True, zero_padding=True, turned=True, widens=True),
+        Target("xcore", binary=True, zero_padding=False, turned=False, widens=True),
+        Target("tflite", binary=False, zero_padding=True, turned=False, widens=False),
     )
 }
 
