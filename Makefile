@@ -70,6 +70,7 @@ notebooks: $(READY)
 $(READY): requirements/$(LOCK).txt setup.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/$(LOCK).txt
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/micro.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
