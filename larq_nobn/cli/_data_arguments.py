@@ -72,3 +72,30 @@ def test_batches(args, model, limit: int | None, batch_size: int):
         images = open_for(model, args.data, args.data_dir, limit)
     with broken_pictures_named(images):
         yield from images.test_batches(batch_size).as_numpy_iterator()
+
+
+def training_images(args, model, count: int):
+    """Training images of `--data` as a model takes them, as the training varies them.
+
+    Args:
+        args: The command's arguments.
+        model: The model.
+        count: How many; fewer, if the data set has no more.
+
+    Returns:
+        An array of shape `(count, height, width, channels)`.
+
+    Raises:
+        UserError: As in `test_batches`.
+    """
+    import numpy as np
+
+    from larq_nobn.training.evaluation import open_for
+    from larq_nobn.training.streamed import broken_pictures_named
+
+    images = open_for(model, args.data, args.data_dir, test_only=False)
+    with broken_pictures_named(images):
+        size = min(count, images.train_size, 32)
+        batches = images.train_batches(size, seed=0, epoch=0)
+        parts = [x for x, _ in batches.take(-(-count // size)).as_numpy_iterator()]
+    return np.concatenate(parts)[:count]

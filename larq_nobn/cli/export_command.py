@@ -4,7 +4,11 @@ import itertools
 
 from larq_nobn._files import out_path
 from larq_nobn.cli import _model_argument
-from larq_nobn.cli._data_arguments import add_data_arguments, test_batches
+from larq_nobn.cli._data_arguments import (
+    add_data_arguments,
+    test_batches,
+    training_images,
+)
 
 HELP = "convert a model for Larq Compute Engine (or plain TFLite) and check the file"
 
@@ -17,6 +21,16 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--header", type=out_path, help="also write it as a C header")
     parser.add_argument(
+        "--header-name",
+        metavar="NAME",
+        help="of the array in --header; by default the file's",
+    )
+    parser.add_argument(
+        "--header-guard",
+        metavar="NAME",
+        help="macro that guards --header; by default the array's name in capitals",
+    )
+    parser.add_argument(
         "--target",
         default="arm",
         help="arm (Larq Compute Engine on 64-bit Arm and x86), xcore, tflite (devices "
@@ -28,6 +42,21 @@ def add_arguments(parser) -> None:
         default="float32",
         help="how the float layers' kernels are stored: float32 (exact), float16 or "
         "int8; default: %(default)s",
+    )
+    parser.add_argument(
+        "--quantize",
+        metavar="TYPE",
+        help="int8: with --target tflite, everything in int8, input and output too, by "
+        "training images of --data; the accuracy that it costs is measured on 1000 of "
+        "its test images, or --accuracy N",
+    )
+    parser.add_argument(
+        "--representative",
+        type=int,
+        default=256,
+        metavar="N",
+        help="of how many training images --quantize takes the ranges of all values; "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--allow-float",
@@ -95,6 +124,7 @@ def run(args) -> None:
             got="no --data",
             fix="add --data cifar10 (or the one that the model was trained on)",
         )
+    _check_options(args)
     if args.check_all:
         _check_all(args)
         return
@@ -108,6 +138,35 @@ def run(args) -> None:
         _export_c(args)
     else:
         _export(args)
+
+
+def _check_options(args) -> None:
+    from larq_nobn._errors import UserError
+    from larq_nobn.deploy.conversion import check_quantize
+
+    if args.header is None and (args.header_name or args.header_guard):
+        raise UserError(
+            "--header-name and --header-guard are of --header",
+            got="no --header",
+            fix="add --header FILE.h",
+        )
+    if args.quantize is None:
+        return
+    if args.check_all:
+        raise UserError(
+            "--check-all needs exact files", got="--quantize", fix="leave it away"
+        )
+    check_quantize(args.quantize, args.target, args.float_weights)
+    if args.data is None or args.representative < 1:
+        raise UserError(
+            "--quantize needs training images, whose values it takes the ranges of",
+            got="no --data"
+            if args.data is None
+            else f"--representative {args.representative}",
+            fix="add --data cifar10 (or the one that the model was trained on)",
+        )
+    if args.accuracy is None:
+        args.accuracy = 1000
 
 
 def _export_c(args) -> None:
@@ -179,11 +238,17 @@ def _export(args) -> None:
 
     model = _model_argument.open_model(args.model[0], args.unsafe)
     real = _real_images(args, model)
+    representative = None
+    if args.quantize is not None:
+        representative = training_images(args, model, args.representative)
+        print(f"int8 by {len(representative)} {args.data} training images")
     content = convert(
         model,
         args.target,
         float_weights=args.float_weights,
         allow_float=args.allow_float,
+        quantize=args.quantize,
+        representative=representative,
     )
     if args.check:
         _check(args, model, content, real)
@@ -193,24 +258,37 @@ def _export(args) -> None:
         print(
             f"top-1 on {found.images} {args.data} test images: model "
             f"{found.model:.2f} %, file {found.file:.2f} %"
+            f"{'' if args.quantize is None else f' ({found.file - found.model:+.2f})'}"
         )
+    header = None
+    if args.header is not None:
+        header = c_header(content, _header_name(args), args.header_guard)
     write_atomically(args.out, content)
     print(f"{args.out}:\n{report(content, model).summary()}")
-    if args.header is not None:
-        name = "".join(c if c.isascii() and c.isalnum() else "_" for c in args.out.stem)
-        header = c_header(content, f"model_{name}" if name[0].isdigit() else name)
+    if header is not None:
         write_atomically(args.header, header.encode())
         print(f"{args.header}: the same as a C array")
+
+
+def _header_name(args) -> str:
+    if args.header_name is not None:
+        return args.header_name
+    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in args.out.stem)
+    return f"model_{name}" if name[0].isdigit() else name
 
 
 def _check(args, model, content: bytes, real) -> None:
     from larq_nobn.deploy.checking import check, ensure_explained
 
     for what, images in _inputs(args, model, real):
+        if args.quantize is not None and images is not real:
+            # Noise lies outside of the ranges.
+            continue
         result = check(model, content, images, progress=True)
-        print(f"{what}: {result}")
-        # Rounded weights deviate by design; --accuracy measures their cost.
-        if args.float_weights == "float32":
+        lines = str(result).splitlines()
+        print(f"{what}: {lines[0] if args.quantize is not None else result}")
+        # What is rounded deviates by design; --accuracy measures its cost.
+        if args.float_weights == "float32" and args.quantize is None:
             ensure_explained(result)
 
 

@@ -70,10 +70,11 @@ class Runner:
 
         Args:
             image: float32 array of shape `(1, height, width, channels)`; a list of
-                arrays, if the file has several inputs.
+                arrays, if the file has several inputs. It is rounded, if the file
+                takes int8.
 
         Returns:
-            The outputs of the file.
+            The outputs of the file; as real numbers, if they are int8.
         """
         outputs = self._run(image if isinstance(image, list | tuple) else [image])
         return outputs if isinstance(outputs, list) else [outputs]
@@ -81,10 +82,12 @@ class Runner:
     def _run_tflite(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         interpreter = self._interpreter
         for details, x in zip(interpreter.get_input_details(), inputs, strict=True):
-            interpreter.set_tensor(details["index"], x)
+            interpreter.set_tensor(details["index"], quantized(x, details))
         interpreter.invoke()
-        details = interpreter.get_output_details()
-        return [interpreter.get_tensor(output["index"]) for output in details]
+        return [
+            widened(interpreter.get_tensor(details["index"]), details)
+            for details in interpreter.get_output_details()
+        ]
 
     def predict(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Run images one by one.
@@ -118,6 +121,32 @@ class Runner:
         arrays = check_inputs(images, self.input_shapes)
         runs = [self.run([x[i : i + 1] for x in arrays]) for i in range(len(arrays[0]))]
         return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+
+
+def quantized(x: np.ndarray, details: dict) -> np.ndarray:
+    """Return what a file takes for real numbers: themselves, or int8.
+
+    Args:
+        x: The numbers.
+        details: As TFLite's interpreter describes the input.
+    """
+    scale, zero = details["quantization"]
+    if not scale:
+        return x
+    limits = np.iinfo(details["dtype"])
+    steps = np.rint(x / np.float32(scale)) + zero
+    return np.clip(steps, limits.min, limits.max).astype(details["dtype"])
+
+
+def widened(x: np.ndarray, details: dict) -> np.ndarray:
+    """Return the real numbers that a file's output stands for.
+
+    Args:
+        x: The output.
+        details: As TFLite's interpreter describes it.
+    """
+    scale, zero = details["quantization"]
+    return np.float32(scale) * (x.astype(np.float32) - zero) if scale else x
 
 
 def check_inputs(

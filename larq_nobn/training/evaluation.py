@@ -43,7 +43,11 @@ def settings_of_model(model: tf.keras.Model) -> DataSettings:
 
 
 def open_for(
-    model: tf.keras.Model, dataset: str, data_dir: str | None, limit: int | None = None
+    model: tf.keras.Model,
+    dataset: str,
+    data_dir: str | None,
+    limit: int | None = None,
+    test_only: bool = True,
 ) -> data.Images | StreamedImages:
     """Open a data set in the form that a model takes.
 
@@ -52,6 +56,7 @@ def open_for(
         dataset: As in `data.load_images`.
         data_dir: Likewise.
         limit: Likewise.
+        test_only: Likewise.
 
     Raises:
         UserError: If the model takes other images, or the data are missing.
@@ -67,7 +72,7 @@ def open_for(
         settings = replace(settings, size=model.inputs[0].shape[1])
     # Only the training needs these, so they are not measured.
     settings = settings.filled(DataSettings(flip=False))
-    images = data.load_images(dataset, data_dir, limit, settings, test_only=True)
+    images = data.load_images(dataset, data_dir, limit, settings, test_only)
     check_input(model, dataset, images.row)
     return images
 

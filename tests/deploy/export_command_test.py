@@ -1,5 +1,7 @@
 """The commands: export, inspect, benchmark."""
 
+import re
+
 import numpy as np
 import pytest
 from deploying import images_for, network
@@ -43,6 +45,29 @@ def test_export(saved, tmp_path, capsys):
     assert Flatbuffer(out.read_bytes()).inputs[0].shape == (1, 8, 8, 1)
     assert "static const unsigned char model_2_digits[" in header.read_text()
     assert {path.name for path in tmp_path.iterdir()} == {out.name, header.name}
+
+
+@pytest.mark.slow
+def test_export_in_int8(saved, tmp_path, capsys):
+    out, header = tmp_path / "m.tflite", tmp_path / "m.h"
+    status = main(
+        f"export {saved} --out {out} --target tflite --quantize int8 --data digits "
+        f"--representative 40 --accuracy 30 --check 8 --header {header} "
+        "--header-name weights --header-guard APP_MODEL_H".split()
+    )
+    text = capsys.readouterr().out
+    assert status == 0, text
+    assert "int8 by 40 digits training images\n" in text
+    assert "random images" not in text
+    assert "digits test images: 8 images: logits deviate by " in text
+    found = re.search(r"model (.*) %, file (.*) % \((.*)\)", text).groups()
+    model, file, cost = map(float, found)
+    assert cost == pytest.approx(file - model, abs=0.011)
+    file = Flatbuffer(out.read_bytes())
+    assert [x.dtype for x in (*file.inputs, *file.outputs)] == ["int8", "int8"]
+    text = header.read_text()
+    assert "#ifndef APP_MODEL_H\n#define APP_MODEL_H\n" in text
+    assert "const unsigned char weights[WEIGHTS_SIZE]" in text
 
 
 @pytest.mark.slow
@@ -158,6 +183,32 @@ def test_inspect(saved, tmp_path, capsys):
         (
             "export {saved} --out /nowhere/m.tflite --check 0",
             "No such file or directory",
+        ),
+        (
+            "export {saved} --out m.tflite --target tflite --quantize int8",
+            (
+                "--quantize needs training images, whose values it takes the ranges "
+                "of. Received: no --data"
+            ),
+        ),
+        (
+            "export {saved} --out m.tflite --quantize int8 --data digits",
+            "Only files for plain TFLite can be quantized. Received: target='arm'",
+        ),
+        (
+            "export {saved} --out m --target c --quantize int8 --data digits",
+            "Only files for plain TFLite can be quantized. Received: target='c'",
+        ),
+        (
+            (
+                "export {saved} --out m.tflite --target tflite --quantize int8 "
+                "--data digits --representative 0"
+            ),
+            "Received: --representative 0",
+        ),
+        (
+            "export {saved} --out m.tflite --header-name x",
+            "--header-name and --header-guard are of --header. Received: no --header",
         ),
         (
             "export --check-all --check 0",

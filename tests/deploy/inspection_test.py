@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from deploying import functional, images_for, network
 from larq.models import ModelProfile
 
@@ -165,6 +166,32 @@ def test_header_holds_the_file(exported):
 def test_header_names(exported, name):
     with pytest.raises(UserError, match=f"C identifier. Received: name='{name}'"):
         deploy.c_header(exported[1], name)
+
+
+def test_header_names_that_are_given(exported):
+    header = deploy.c_header(exported[1], "tiny", guard="APP_MODEL_H")
+    assert "#ifndef APP_MODEL_H\n#define APP_MODEL_H\n" in header
+    assert header.endswith("#endif  // APP_MODEL_H\n")
+    assert "tiny[TINY_SIZE] = {" in header
+    # An empty macro must not replace the array's name.
+    assert "#ifndef TINY_H\n" in deploy.c_header(exported[1], "TINY")
+    with pytest.raises(UserError, match="C identifier. Received: guard='a-b'"):
+        deploy.c_header(exported[1], "tiny", guard="a-b")
+    with pytest.raises(UserError, match="must differ: a macro would"):
+        deploy.c_header(exported[1], "tiny", guard="tiny")
+
+
+def test_header_says_which_runtime_is_needed(exported):
+    header = deploy.c_header(exported[1])
+    assert "// Runtime: TFLite with Larq Compute Engine's operators" in header
+    model = functional(tf.keras.layers.ReLU())
+    images = images_for(model)
+    content = deploy.convert(model, "tflite", quantize="int8", representative=images)
+    header = deploy.c_header(content)
+    assert "// Runtime: TensorFlow Lite Micro, or TFLite, with these" in header
+    assert re.search(
+        r"// Input:  int8 .* \(n stands for 0\.\d+ \* \(n \+ \d+\)\)", header
+    )
 
 
 @pytest.mark.slow
