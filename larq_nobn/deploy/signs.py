@@ -36,7 +36,11 @@ def _quantizer(layer: Layer, inputs: Sequence[Value], context: Context) -> Value
         # behind a border of zeros, for one with a border of ones.
         with context.scope(layer):
             x = value.of_same_sign()
-            return stream(2.0 * tf.cast(x >= 0, x.dtype) - 1.0).emit(scale, offset)
+            if context.target.binary:
+                signs = 2.0 * tf.cast(x >= 0, x.dtype) - 1.0
+            else:
+                signs = where_not_negative(x, context)
+            return stream(signs).emit(scale, offset)
 
     return Value(emit, value.shape, sign_of=value)
 

@@ -167,6 +167,23 @@ def test_networks_in_int8(name, norm):
     assert len(np.unique(result)) > 10
 
 
+def test_layers_in_int8():
+    """Signs that are layers, and behind them what is not a binary convolution."""
+    model = functional(
+        layers.RSign(),
+        tf.keras.layers.MaxPooling2D(2),
+        lq.layers.QuantConv2D(5, 3, padding="same", kernel_quantizer="ste_sign"),
+        lq.layers.QuantDepthwiseConv2D(3, input_quantizer="ste_sign"),
+        layers.RPReLU(),
+        tf.keras.layers.Flatten(),
+        tf.keras.layers.Dense(4, activation="softmax"),
+    )
+    images = images_for(model, 16)
+    content = deploy.convert(model, "tflite", quantize="int8", representative=images)
+    inputs, (expected,) = reference(content, [images])
+    np.testing.assert_array_equal(run_micro(content, inputs[0]), expected)
+
+
 def test_real_numbers_into_int8_and_out_of_it():
     """A float network loses half a step per value, and no more than that."""
     model = functional(
