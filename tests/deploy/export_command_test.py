@@ -74,7 +74,7 @@ def test_export_in_int8(saved, tmp_path, capsys):
 def test_accuracy_of_model_and_file_agree(saved, tmp_path, capsys):
     main(
         f"export {saved} --out {tmp_path / 'm.tflite'} --check 0 --dataset digits "
-        "--accuracy 0 --target tflite --float-weights float16".split()
+        "--accuracy 0 --target tflite --float-weights int8".split()
     )
     line = next(t for t in capsys.readouterr().out.splitlines() if "top-1 on" in t)
     words = line.split()
