@@ -59,7 +59,7 @@ def test_wheel(source, tmp_path, monkeypatch):
     write_bundle(small_model(), secret, source / "zoo")
     names = wheel_of(source, tmp_path / "wheel")
     recipes = sorted(path.name for path in (ROOT / "training").glob("*.py"))
-    assert len(recipes) == 6
+    assert len(recipes) == 9
     # Neither latent weights, nor weights that must not be passed on.
     assert sorted(name for name in names if "/shipped/" in name) == [
         *(f"larq_nobn/shipped/training/{name}" for name in recipes),
