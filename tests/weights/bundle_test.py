@@ -50,8 +50,9 @@ def test_readme(bundles):
         "'reactnet18', stem='cifar', width=8, input_shape=(16, 16, 3), "
         'num_classes=10, weights="cifar10"'
     )
-    assert f"model = zoo.create_model({call})" in text
     assert call_arguments(card) == call
+    in_double = call.replace("'", '"')
+    assert f"model = zoo.create_model({in_double})" in text
 
 
 def test_readme_of_weights_without_a_licence(tmp_path):
