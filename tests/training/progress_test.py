@@ -82,4 +82,5 @@ def test_the_compiler_says_nothing(silence, is_silent):
         text=True,
     )
     assert done.stdout == "6.0\n"
-    assert ("XLA" not in done.stderr and "absl" not in done.stderr) == is_silent
+    # TensorFlow 2.19 logs more when it is imported, before all progress.
+    assert ("Compiled cluster" not in done.stderr) == is_silent
